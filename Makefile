@@ -1,0 +1,53 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything they need is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint unit integration bench lock down clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.ready ## install what development needs, from the lock file, into .venv
+
+# pip installs uv alone (its pin and hashes read from the lock), and uv installs the rest: seconds, not minutes.
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "stepflake needs Python 3.11 or newer; set PYTHON=python3.11")'
+	@echo "Setting up .venv (once) ..."
+	@$(PYTHON) -m venv .venv
+	@awk '/^uv==/{p=1} p{print} p&&!/\\$$/{exit}' requirements.lock > .venv/uv.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/uv.txt
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: .venv/.ready ## answer a SQL query with Lambdas that a state machine orchestrates, on this machine
+	@$(BIN)/stepflake demo
+
+test: lint unit integration ## everything that must pass: lint, types, unit, states, integration, conformance
+
+lint: .venv/.ready ## ruff, mypy, and the lints of the template and of the state machines
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy stepflake lambdas tests benchmarks
+	@$(BIN)/cfn-lint template.yaml
+	@$(BIN)/sam validate --lint --template template.yaml
+	@$(BIN)/stepflake lint
+
+unit: .venv/.ready ## the tests that need no stack
+	@$(BIN)/pytest -q -n auto tests/unit
+
+integration: .venv/.ready ## the tests on a real local stack (started once)
+	@$(BIN)/pytest -q tests/states tests/integration tests/conformance
+
+bench: .venv/.ready ## the stack beside the pattern people copy today, with ratios
+	@$(BIN)/python -m benchmarks
+
+lock: .venv/.ready ## pin the newest versions that pyproject.toml and lambdas/requirements.in allow
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --all-extras -o requirements.lock
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header lambdas/requirements.in -c requirements.lock -o lambdas/requirements.txt
+
+down: ## stop the local stack
+	@$(BIN)/stepflake down
+
+clean: ## remove everything that was built or installed
+	rm -rf .venv .aws-sam .stepflake .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,12 @@
+import time
+
+from runtime.remote import remote_function
+
+
+# Waiting rows wait side by side, as rows that call another service do.
+@remote_function(diagnostic=True, concurrency=100)
+def sleep(seconds: float | None) -> float | None:
+    """Waits, and returns how many seconds it was asked to."""
+    if seconds is not None:
+        time.sleep(seconds)
+    return seconds
