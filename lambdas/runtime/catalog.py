@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 FUNCTIONS_DIR = Path(__file__).parent.parent / "functions"
 
@@ -31,7 +31,7 @@ SNOWFLAKE_TYPES = {
     "Any": "VARIANT",
 }
 
-# Snowflake sends up to about 4,096 rows in one POST, so by default a batch is one chunk: the fewest transitions.
+# Snowflake sends up to about 4,096 rows in a POST: by default a batch is one chunk, the fewest transitions.
 DEFAULT_CHUNK_ROWS = 4096
 
 OnError = Literal["fail", "null", "object"]
@@ -120,16 +120,16 @@ def _read(path: Path, _changed: int) -> Signature:
     plain = [*arguments.posonlyargs, *arguments.args]
     all_arguments = [*plain, arguments.vararg] if arguments.vararg else plain
     if vectorised and not all_arguments:
-        raise CatalogError(f"{path}:{node.lineno}: a vectorised function needs a parameter to count its rows by")
-    sql_names = options.pop("sql_names", (path.stem,))
+        raise CatalogError(
+            f"{path}:{node.lineno}: a vectorised function needs a parameter to count its rows by"
+        )
     return Signature(
         name=path.stem,
         parameters=tuple(Parameter(a.arg, _hint(path, a.annotation, a, vectorised)) for a in all_arguments),
         variadic=arguments.vararg is not None,
         returns=_hint(path, node.returns, node, vectorised),
         doc=(ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " "),
-        sql_names=tuple(sql_names),
-        **options,
+        **{"sql_names": (path.stem,), **options},
     )
 
 
@@ -138,7 +138,7 @@ def _decorator_name(decorator: ast.expr) -> str | None:
     return target.id if isinstance(target, ast.Name) else None
 
 
-def _options(path: Path, decorator: ast.expr) -> dict[str, object]:
+def _options(path: Path, decorator: ast.expr) -> dict[str, Any]:
     if not isinstance(decorator, ast.Call):
         return {}
     options = {}
@@ -157,7 +157,9 @@ def _hint(path: Path, annotation: ast.expr | None, node: ast.arg | ast.FunctionD
     where = f"{path}:{node.lineno}: {node.arg if isinstance(node, ast.arg) else 'return'}"
     if vectorised:
         if not (isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "list"):
-            raise CatalogError(f"{where}: a vectorised function takes and returns lists: list[str], list[Any], ...")
+            raise CatalogError(
+                f"{where}: a vectorised function takes and returns lists: list[str], list[Any], ..."
+            )
         annotation = annotation.slice
     # `str | None` is `str`: every SQL value may be null. `dict[str, Any]` is `dict`.
     if isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None":
@@ -166,5 +168,7 @@ def _hint(path: Path, annotation: ast.expr | None, node: ast.arg | ast.FunctionD
         annotation = annotation.value
     name = ast.unparse(annotation).rsplit(".", 1)[-1] if annotation else "nothing"
     if name not in SNOWFLAKE_TYPES:
-        raise CatalogError(f"{where}: the type hint is {name}; it must be one of {', '.join(SNOWFLAKE_TYPES)}")
+        raise CatalogError(
+            f"{where}: the type hint is {name}; it must be one of {', '.join(SNOWFLAKE_TYPES)}"
+        )
     return name

@@ -1,0 +1,70 @@
+"""One chunk of a batch through its remote function."""
+
+from typing import Any, TypedDict
+
+from aws_lambda_powertools import Logger
+
+from runtime import batches, wire
+from runtime.batches import Batch
+from runtime.catalog import read_catalog
+from runtime.errors import ResultError, TransientError, is_transient
+from runtime.remote import load_function, run_rows
+
+logger = Logger()
+
+
+class Event(TypedDict):
+    """What the batch machine sends. `again`: this chunk was tried before (a retry or a redrive)."""
+
+    execution: str
+    batch: dict[str, Any]
+    chunk: int
+    again: bool
+
+
+class Done(TypedDict):
+    """What the execution's history shows of a finished chunk."""
+
+    chunk: int
+    rows: int
+
+
+def handler(event: Event, context: Any) -> Done:
+    """Stores the chunk's rows, or the whole result where the batch is one chunk. Raises a ChunkError."""
+    execution, chunk = event["execution"], event["chunk"]
+    batch = Batch.from_input(event["batch"])
+    logger.append_keys(execution=execution, chunk=chunk, function=batch.function)
+    numbers = batch.chunk_range(chunk)
+    done = Done(chunk=chunk, rows=len(numbers))
+    if event["again"] and is_done(execution, batch, chunk):
+        logger.info("chunk was finished before")
+        return done
+    try:
+        process(execution, batch, chunk, numbers)
+    except Exception as error:
+        if is_transient(error) and not isinstance(error, TransientError):
+            raise TransientError(f"{type(error).__name__}: {error}") from error
+        raise
+    logger.info("chunk", extra=done)
+    return done
+
+
+def is_done(execution: str, batch: Batch, chunk: int) -> bool:
+    """Whether an earlier try finished this chunk."""
+    return batches.has_result(execution) if batch.chunks == 1 else batches.has_chunk(execution, chunk)
+
+
+def process(execution: str, batch: Batch, chunk: int, numbers: range) -> None:
+    """Runs the chunk's rows and stores what they became."""
+    rows = batches.load_rows(execution, batch)
+    if len(rows) != batch.row_count:
+        raise ResultError(f"the batch has {batch.row_count} rows, and {len(rows)} were stored")
+    signature = read_catalog()[batch.function]
+    texts = run_rows(
+        signature, load_function(batch.function), rows[numbers.start : numbers.stop], numbers.start
+    )
+    rendered = wire.render_rows(texts, numbers.start)
+    if batch.chunks == 1:
+        batches.store_result(execution, batch, [rendered])
+    else:
+        batches.store_chunk(execution, batch, chunk, rendered)

@@ -1,0 +1,132 @@
+"""Step Functions executions: one for each batch, named so that a repeated request finds the first."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from runtime.errors import Throttled, is_transient
+from runtime.settings import settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_stepfunctions import SFNClient
+
+# Input, output and state data of an execution, as UTF-8.
+# https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
+MAX_PAYLOAD_BYTES = 262_144
+
+CAUSE_CHARS = 500
+
+Status = Literal["RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED", "PENDING_REDRIVE"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What DescribeExecution says; `input` and `output` are JSON documents, `output` None until success."""
+
+    arn: str
+    status: Status
+    input: Any
+    output: Any
+    error: str
+    cause: str
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it may still succeed by itself."""
+        return self.status in ("RUNNING", "PENDING_REDRIVE")
+
+
+def execution_name(name: str, batch_id: str) -> str:
+    """The name of a batch's execution: readable, and legal whatever the batch id holds (`:` is not).
+
+    At most 80 characters of [0-9A-Za-z_-]; 160 bits of the hash keep batches apart.
+    """
+    digest = hashlib.sha256(f"{name}\n{batch_id}".encode()).hexdigest()
+    return f"{name[:32]}-{digest[:40]}"
+
+
+def execution_arn(machine: str, execution: str) -> str:
+    """The ARN of an execution of statemachines/{machine}.asl.json."""
+    return settings().state_machine_arn(machine).replace(":stateMachine:", ":execution:") + ":" + execution
+
+
+def start_execution(machine: str, execution: str, document: Any) -> bool:
+    """Starts an execution; False where one of that name exists (running with another input, or closed).
+
+    Started again with the same input while it runs, AWS answers as the first time. Raises Throttled.
+    """
+    try:
+        _stepfunctions().start_execution(
+            stateMachineArn=settings().state_machine_arn(machine),
+            name=execution,
+            input=canonical(document),
+        )
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ExecutionAlreadyExists":
+            return False
+        if is_transient(error):
+            raise Throttled("Step Functions is throttling StartExecution; try again in a moment") from error
+        raise
+    return True
+
+
+def describe_execution(arn: str) -> Execution | None:
+    """The execution, or None where there is none (or it is not visible yet). Raises Throttled."""
+    try:
+        answer = _stepfunctions().describe_execution(executionArn=arn)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ExecutionDoesNotExist":
+            return None
+        if is_transient(error):
+            raise Throttled(
+                "Step Functions is throttling DescribeExecution; try again in a moment"
+            ) from error
+        raise
+    succeeded = answer["status"] == "SUCCEEDED"
+    return Execution(
+        arn=arn,
+        status=answer["status"],
+        input=json.loads(answer["input"]),
+        output=json.loads(answer["output"]) if succeeded and "output" in answer else None,
+        error=answer.get("error") or answer["status"],
+        cause=short_cause(answer.get("cause") or _CAUSES.get(answer["status"], "no cause was given")),
+    )
+
+
+def short_cause(cause: str) -> str:
+    """A cause for people: the message out of a Lambda's error document, without its stack trace."""
+    try:
+        document = json.loads(cause)
+    except ValueError:
+        document = None
+    if isinstance(document, dict) and "errorMessage" in document:
+        cause = str(document["errorMessage"])
+    return cause if len(cause) <= CAUSE_CHARS else cause[: CAUSE_CHARS - 1] + "…"
+
+
+def canonical(document: Any) -> str:
+    """JSON that is the same text for the same document, as Step Functions may compare inputs by text."""
+    return json.dumps(document, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+
+
+_CAUSES = {
+    "TIMED_OUT": "it ran past the state machine's time limit",
+    "ABORTED": "it was stopped by an operator",
+}
+
+
+@cache
+def _stepfunctions() -> "SFNClient":
+    # Two quick tries, then the caller decides: Snowflake repeats a 429 by itself, and a GET answers 202.
+    return boto3.client(
+        "stepfunctions",
+        config=Config(
+            connect_timeout=2, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2}
+        ),
+    )

@@ -1,0 +1,244 @@
+"""Snowflake's wire format: requests in, answers out. Pure: no AWS, no clock.
+
+https://docs.snowflake.com/en/sql-reference/external-functions-data-format
+"""
+
+import base64
+import binascii
+import gzip
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import simplejson
+
+from runtime.errors import ApiError, BadRequest, BatchFailed, RequestTooLarge, ResultTooLarge
+
+Json = Any
+Event = Mapping[str, Any]
+Answer = dict[str, Any]
+
+HEADER = "sf-external-function-"
+
+# A synchronous Lambda event or response is at most 6 MB; the rest of it is headers and context.
+# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+MAX_BODY_CHARS = 6 * 1024 * 1024 - 64 * 1024
+
+# What a compressed body may unpack to: enough for a 6 MB gzip of ordinary rows, too little for a zip bomb.
+MAX_UNPACKED_BYTES = 64 * 1024 * 1024
+
+# The largest double has 309 digits before the point; a literal beyond becomes Infinity in what reads it.
+MAX_EXPONENT = 308
+
+REMEDY = "lower MAX_BATCH_ROWS on the external function"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One POST or GET of Snowflake's. `name` is the function's in the URL; header names are lower-case."""
+
+    name: str
+    batch_id: str
+    query_id: str
+    headers: Mapping[str, str]
+
+    @property
+    def accepts_gzip(self) -> bool:
+        """Whether the caller reads a gzipped answer."""
+        codings = (coding.partition(";") for coding in self.headers.get("accept-encoding", "").split(","))
+        return any(
+            name.strip() in ("gzip", "*") and quality.replace(" ", "") not in ("q=0", "q=0.0")
+            for name, _, quality in codings
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a batch without their numbers, which are 0..n-1 by check.
+
+    `text`: canonical JSON, an array of argument arrays; `digest`: its SHA-256 in hex.
+    """
+
+    arguments: list[list[Json]]
+    text: str
+    digest: str
+
+
+def parse_request(event: Event) -> Request:
+    """A REST API proxy event as a Request. Raises BadRequest where a header is missing or unknown."""
+    headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+    version = headers.get(HEADER + "format-version", "1.0")
+    if version != "1.0":
+        raise BadRequest(f"header {HEADER}format-version is {version!r}; this service speaks version 1.0")
+    if (form := headers.get(HEADER + "format", "json")).lower() != "json":
+        raise BadRequest(f"header {HEADER}format is {form!r}; this service speaks json")
+    batch_id = headers.get(HEADER + "query-batch-id", "")
+    if not batch_id:
+        raise BadRequest(
+            f"header {HEADER}query-batch-id is missing; without it a repeated request cannot be told"
+        )
+    name = (event.get("pathParameters") or {}).get("name") or ""
+    return Request(name, batch_id, headers.get(HEADER + "current-query-id", ""), headers)
+
+
+def parse_rows(event: Event) -> Rows:
+    """The rows in a POST's body. Raises BadRequest or RequestTooLarge, saying what is wrong and where."""
+    body = _unpack(event)
+    try:
+        document = parse_json(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the body is not UTF-8: byte {error.start} is {body[error.start]:#04x}") from None
+    except ValueError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+    if not isinstance(document, dict) or "data" not in document:
+        raise BadRequest('the body must be a JSON object with the array "data": {"data": [[0, ...], ...]}')
+    data = document["data"]
+    if not isinstance(data, list):
+        raise BadRequest(f'"data" must be an array of rows, not {_kind(data)}')
+    for number, row in enumerate(data):
+        if not isinstance(row, list) or not row:
+            raise BadRequest(f'"data"[{number}] must be a row: an array of its number and its arguments')
+        if type(row[0]) is not int or row[0] != number:
+            raise BadRequest(
+                f'"data"[{number}] must begin with its row number, {number}; rows are numbered from 0'
+            )
+    arguments = [row[1:] for row in data]
+    text = dump_json(arguments)
+    try:
+        digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    except UnicodeEncodeError:
+        raise BadRequest(
+            "a string in the body has half of a surrogate pair, which is not Unicode text"
+        ) from None
+    return Rows(arguments, text, digest)
+
+
+def parse_json(text: str) -> Json:
+    """JSON whose numbers keep their digits: int, or Decimal. Raises ValueError, which says where.
+
+    A number beyond what a double holds is refused, for whatever reads it next would see Infinity.
+    """
+    return simplejson.loads(
+        text, parse_int=_parse_int, parse_float=_parse_decimal, parse_constant=_refuse_constant
+    )
+
+
+def dump_json(value: Json, default: Any = None) -> str:
+    """Compact JSON with all digits. Raises ValueError or TypeError for what JSON cannot carry."""
+    text: str = simplejson.dumps(
+        value,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        use_decimal=True,
+        allow_nan=False,
+        namedtuple_as_object=False,
+        default=default,
+    )
+    # simplejson writes Decimal("NaN") as it stands; reading it again is how that is seen.
+    if "NaN" in text or "Infinity" in text:
+        simplejson.loads(text, parse_constant=_refuse_constant)
+    return text
+
+
+def render_rows(texts: Sequence[str], first_row: int) -> str:
+    """Values, each JSON text, as numbered rows without the outer brackets: `[0,"a"],[1,"b"]`."""
+    return ",".join(f"[{number},{text}]" for number, text in enumerate(texts, first_row))
+
+
+def render_result(chunks: Sequence[str]) -> bytes:
+    """Chunks that `render_rows` made, in order, as the gzipped body of a 200. The same in, the same out."""
+    body = '{"data":[' + ",".join(chunk for chunk in chunks if chunk) + "]}"
+    return gzip.compress(body.encode("utf-8"), compresslevel=6, mtime=0)
+
+
+def answer_result(result: bytes, request: Request) -> Answer:
+    """A 200 with a stored result, gzipped where the caller takes that. Raises ResultTooLarge."""
+    headers = {"Content-Type": "application/json"}
+    if request.accepts_gzip:
+        body = base64.b64encode(result).decode("ascii")
+        headers["Content-Encoding"] = "gzip"
+    else:
+        body = gzip.decompress(result).decode("utf-8")
+    size = len(body) if request.accepts_gzip else len(body.encode("utf-8"))
+    if size > MAX_BODY_CHARS:
+        way = "" if request.accepts_gzip else ", or send Accept-Encoding: gzip"
+        raise ResultTooLarge(
+            f"the answer has {size:,} bytes and a response holds {MAX_BODY_CHARS:,}; {REMEDY}{way}"
+        )
+    return {"statusCode": 200, "headers": headers, "body": body, "isBase64Encoded": request.accepts_gzip}
+
+
+def answer_running(execution: str) -> Answer:
+    """A 202: still at work, ask again."""
+    return _answer(202, {"status": "running", "execution": execution})
+
+
+def answer_error(error: ApiError) -> Answer:
+    """An error's status and a JSON body that a SQL user understands."""
+    if isinstance(error, BatchFailed):
+        return _answer(
+            error.status, {"error": error.error, "cause": error.cause, "execution": error.execution}
+        )
+    return _answer(error.status, {"error": type(error).__name__, "message": str(error)})
+
+
+def _answer(status: int, document: Json) -> Answer:
+    headers = {"Content-Type": "application/json"}
+    return {"statusCode": status, "headers": headers, "body": dump_json(document), "isBase64Encoded": False}
+
+
+def _unpack(event: Event) -> bytes:
+    text = event.get("body") or ""
+    if len(text) > MAX_BODY_CHARS:
+        raise RequestTooLarge(
+            f"the request has {len(text):,} bytes and at most {MAX_BODY_CHARS:,} reach the service; {REMEDY}"
+        )
+    try:
+        body = base64.b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode("utf-8")
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise BadRequest(f"the body did not arrive whole: {error}") from None
+    # API Gateway may have unpacked the body and left `Content-Encoding` standing: the bytes tell, the header
+    # does not. No JSON text begins with these bytes.
+    if body[:2] == b"\x1f\x8b":
+        return _decompress(body, 16 + zlib.MAX_WBITS)
+    if body[:1] == b"\x78":
+        return _decompress(body, zlib.MAX_WBITS)
+    return body
+
+
+def _decompress(body: bytes, window_bits: int) -> bytes:
+    unpacker = zlib.decompressobj(window_bits)
+    try:
+        unpacked = unpacker.decompress(body, MAX_UNPACKED_BYTES)
+    except zlib.error as error:
+        raise BadRequest(f"the compressed body cannot be unpacked: {error}") from None
+    if unpacker.unconsumed_tail:
+        raise RequestTooLarge(f"the body unpacks to more than {MAX_UNPACKED_BYTES:,} bytes; {REMEDY}")
+    if not unpacker.eof:
+        raise BadRequest("the compressed body ends in the middle")
+    return unpacked
+
+
+def _parse_int(literal: str) -> int:
+    if len(literal) > MAX_EXPONENT + 1:
+        raise ValueError(f"a number of {len(literal)} digits is beyond what SQL and JSON readers hold")
+    return int(literal)
+
+
+def _parse_decimal(literal: str) -> Decimal:
+    number = Decimal(literal)
+    if number and number.adjusted() > MAX_EXPONENT:
+        raise ValueError(f"the number {literal[:40]} would become Infinity in what reads it")
+    return number
+
+
+def _refuse_constant(literal: str) -> None:
+    raise ValueError(f"{literal} is not a JSON number")
+
+
+def _kind(value: Json) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
