@@ -10,19 +10,14 @@ and its successor was quicker) changes nothing, and each GET answers the same by
 
 import gzip
 from dataclasses import asdict, dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from runtime import wire
+from runtime.clients import s3
 from runtime.errors import TransientError
 from runtime.settings import settings
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class Result:
 
 def store_rows(execution: str, rows: wire.Rows) -> None:
     """Puts rows where `load_rows` finds them. The key holds their digest: other rows never replace them."""
-    _s3().put_object(
+    s3().put_object(
         Bucket=settings().bucket,
         Key=_rows_key(execution, rows.digest),
         Body=gzip.compress(rows.text.encode("utf-8"), compresslevel=6, mtime=0),
@@ -135,7 +130,7 @@ def _result_key(execution: str) -> str:
 
 def _get(key: str) -> Result | None:
     try:
-        stored = _s3().get_object(Bucket=settings().bucket, Key=key)
+        stored = s3().get_object(Bucket=settings().bucket, Key=key)
     except ClientError as error:
         if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
             return None
@@ -145,7 +140,7 @@ def _get(key: str) -> Result | None:
 
 def _exists(key: str) -> bool:
     try:
-        _s3().head_object(Bucket=settings().bucket, Key=key)
+        s3().head_object(Bucket=settings().bucket, Key=key)
     except ClientError as error:
         if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
             return False
@@ -155,7 +150,7 @@ def _exists(key: str) -> bool:
 
 def _put_once(key: str, body: bytes, digest: str) -> None:
     try:
-        _s3().put_object(
+        s3().put_object(
             Bucket=settings().bucket,
             Key=key,
             Body=body,
@@ -170,13 +165,3 @@ def _put_once(key: str, body: bytes, digest: str) -> None:
             raise TransientError(f"another writer is at {key} at this moment") from error
         if code != "PreconditionFailed":
             raise
-
-
-@cache
-def _s3() -> "S3Client":
-    return boto3.client(
-        "s3",
-        config=Config(
-            connect_timeout=2, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 4}
-        ),
-    )

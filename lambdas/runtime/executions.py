@@ -3,18 +3,13 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from runtime.clients import stepfunctions
 from runtime.errors import Throttled, is_transient
 from runtime.settings import settings
-
-if TYPE_CHECKING:
-    from mypy_boto3_stepfunctions import SFNClient
 
 # Input, output and state data of an execution, as UTF-8.
 # https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
@@ -62,7 +57,7 @@ def start_execution(machine: str, execution: str, document: Any) -> bool:
     Started again with the same input while it runs, AWS answers as the first time. Raises Throttled.
     """
     try:
-        _stepfunctions().start_execution(
+        stepfunctions().start_execution(
             stateMachineArn=settings().state_machine_arn(machine),
             name=execution,
             input=canonical(document),
@@ -79,7 +74,7 @@ def start_execution(machine: str, execution: str, document: Any) -> bool:
 def describe_execution(arn: str) -> Execution | None:
     """The execution, or None where there is none (or it is not visible yet). Raises Throttled."""
     try:
-        answer = _stepfunctions().describe_execution(executionArn=arn)
+        answer = stepfunctions().describe_execution(executionArn=arn)
     except ClientError as error:
         if error.response["Error"]["Code"] == "ExecutionDoesNotExist":
             return None
@@ -119,14 +114,3 @@ _CAUSES = {
     "TIMED_OUT": "it ran past the state machine's time limit",
     "ABORTED": "it was stopped by an operator",
 }
-
-
-@cache
-def _stepfunctions() -> "SFNClient":
-    # Two quick tries, then the caller decides: Snowflake repeats a 429 by itself, and a GET answers 202.
-    return boto3.client(
-        "stepfunctions",
-        config=Config(
-            connect_timeout=2, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2}
-        ),
-    )

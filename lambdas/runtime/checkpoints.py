@@ -1,0 +1,65 @@
+"""What each finished step of a run returned, so that a resumed run replays it and does not compute it again.
+
+The record is in DynamoDB, the body in S3 at runs/{run id}/{step}/{sha256}.json. The body is written first and
+under its own hash, the record last and once: a crash in between leaves no record, and of two workers that
+finish the same step the first one counts.
+"""
+
+import hashlib
+import re
+
+from botocore.exceptions import ClientError
+
+from runtime import wire
+from runtime.clients import s3
+from runtime.settings import settings
+from runtime.table import expires_at, table
+
+RUN_ID = re.compile(r"[0-9A-Za-z_.-]{1,128}")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used: a bad run id, or a body that is gone or is not what was recorded."""
+
+
+def load_checkpoint(run_id: str, step: str) -> tuple[bool, wire.Json]:
+    """(True, what the step returned), or (False, None) where it has not finished. Raises CheckpointError."""
+    answer = table().get_item(Key=_key(run_id, step), ConsistentRead=True)
+    item = answer.get("Item")
+    if item is None:
+        return False, None
+    key, digest = str(item["s3_key"]), str(item["sha256"])
+    try:
+        body = s3().get_object(Bucket=settings().bucket, Key=key)["Body"].read()
+    except ClientError as error:
+        if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+            raise CheckpointError(f"the checkpoint of step {step} of run {run_id} is gone: {key}") from None
+        raise
+    if hashlib.sha256(body).hexdigest() != digest:
+        raise CheckpointError(f"the checkpoint of step {step} of run {run_id} was changed: {key}")
+    return True, wire.parse_json(body.decode("utf-8"))
+
+
+def save_checkpoint(run_id: str, step: str, value: wire.Json) -> wire.Json:
+    """Records what a step returned, and returns what counts: the value, or that of who finished before."""
+    body = wire.dump_json(value).encode("utf-8")
+    digest = hashlib.sha256(body).hexdigest()
+    key = f"runs/{run_id}/{step}/{digest}.json"
+    record = _key(run_id, step)
+    s3().put_object(Bucket=settings().bucket, Key=key, Body=body, ContentType="application/json")
+    try:
+        table().put_item(
+            Item={**record, "s3_key": key, "sha256": digest, "bytes": len(body), "expires_at": expires_at()},
+            ConditionExpression="attribute_not_exists(pk)",
+        )
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+            raise
+        return load_checkpoint(run_id, step)[1]
+    return value
+
+
+def _key(run_id: str, step: str) -> dict[str, str]:
+    if not RUN_ID.fullmatch(run_id):
+        raise CheckpointError(f"a run id has 1 to 128 of the characters 0-9A-Za-z_.-; this one is {run_id!r}")
+    return {"pk": f"run#{run_id}", "sk": f"step#{step}"}
