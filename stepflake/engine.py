@@ -1,9 +1,9 @@
 """The embedded AWS engine: one MiniStack process on a loopback port, with its IAM enforced.
 
-An engine lives in a state directory of its own: `engine.json` (which process, which port), `engine.log`, and
-`tmp/`, so that two engines share no temporary files. It holds a lock on `engine.lock` for as long as it lives.
-The kernel lets go of that lock however the process ends, so a process id is only ever trusted, and killed,
-while the lock is held: a recycled id or one from before a reboot can't be mistaken for the engine.
+An engine lives in a state directory of its own: `engine.json` (which process, which port), `engine.log` and
+`tmp/`, so that two engines share no temporary files. It holds a lock on `engine.lock` for as long as it
+lives. The kernel lets go of that lock however the process ends, so a process id is only ever trusted, and
+killed, while the lock is held: a recycled id, or one from before a reboot, is not mistaken for the engine.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -77,19 +77,17 @@ class Engine:
         return cls(state, known["pid"], known["port"])
 
     @classmethod
-    def start(
-        cls, state: Path, *, port: int | None = None, environment: Mapping[str, str] | None = None
-    ) -> Self:
+    def start(cls, state: Path, *, port: int | None = None) -> Self:
         """Starts an engine in `state` and waits until it answers. `port`: a free one where none is named.
 
-        `environment`: further settings of the engine, which its Lambdas see too. Raises EngineError.
+        Raises EngineError.
         """
         if port is not None:
             _check_free(port)
         attempts = 1 if port is not None else 3  # a free port can be taken between finding and using it
         while True:
             attempts -= 1
-            engine = cls._spawn(state, port or _free_port(), environment or {})
+            engine = cls._spawn(state, port or _free_port())
             try:
                 engine._wait_until_healthy()
             except EngineError:
@@ -103,7 +101,7 @@ class Engine:
                 return engine
 
     @classmethod
-    def _spawn(cls, state: Path, port: int, environment: Mapping[str, str]) -> Self:
+    def _spawn(cls, state: Path, port: int) -> Self:
         temporary = state / "tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -134,10 +132,9 @@ class Engine:
             "DOCKER_HOST": "unix:///nonexistent",
             STATE_VARIABLE: str(state),
         }
-        variables |= environment
         with (state / "engine.lock").open("w") as lock, (state / "engine.log").open("wb") as log:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            process = subprocess.Popen(  # noqa: S603
+            process = subprocess.Popen(
                 [sys.executable, "-m", "ministack"],
                 env=variables,
                 cwd=temporary,
@@ -184,7 +181,7 @@ class Engine:
         return "\n".join([*lines[-_LOG_TAIL_LINES:], f"The engine's log: {self.log}"])
 
     def stop(self) -> None:
-        """Ends the engine and its Lambdas, and waits for their end. It has nothing to save, so it isn't asked."""
+        """Kills the engine and its Lambdas, and waits for their end; it has nothing to save."""
         if self.is_alive():
             os.killpg(self.pid, signal.SIGKILL)
             _wait_until(lambda: not self.is_alive(), f"The engine (process {self.pid}) can't be killed.")
@@ -218,7 +215,7 @@ def _check_free(port: int) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise PortTakenError(
-                f"Port {port} is not free ({error.strerror}). Name another --port, or none: a free one is found."
+                f"Port {port} can't be used ({error.strerror}); name another --port, or none for a free one."
             ) from error
 
 
@@ -237,7 +234,7 @@ def _lambda_processes(state: Path) -> list[int]:
     else:
         output = subprocess.run(
             ["/bin/ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True, check=True
-        )  # noqa: S603
+        )
         for line in output.stdout.splitlines():
             pid, _, command = line.strip().partition(" ")
             listing.append((int(pid), command.strip()))

@@ -1,9 +1,9 @@
 """A deployed stack, on this machine or on AWS, and how the one on this machine is built and deployed.
 
-The local stack is the real template, built by `sam build` and deployed by `sam deploy` into an embedded engine.
-Two things make up for what the engine isn't: the functions run under AWS's own runtime client, which a
-`bootstrap` in the bundle starts (so that errors have their own types, as on AWS), and beside the bundle they
-see only what AWS's runtime has: boto3.
+The local stack is the real template, built by `sam build` and deployed by `sam deploy` into an embedded
+engine. Two things make up for what the engine isn't: the functions run under AWS's own runtime client, which
+a `bootstrap` in the bundle starts (so that errors have their own types, as on AWS), and beside the bundle
+they see only what AWS's runtime has: boto3.
 """
 
 import fcntl
@@ -84,7 +84,10 @@ class Stack:
         *,
         endpoint: str | None = None,
     ) -> Self:
-        """The stack that CloudFormation knows under this name. `endpoint`: a local engine's. Raises StackError."""
+        """The stack that CloudFormation knows under this name. `endpoint`: a local engine's.
+
+        Raises StackError.
+        """
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -121,7 +124,8 @@ class Stack:
     @property
     def credentials(self) -> Credentials:
         """To sign requests with. Raises StackError where there are none."""
-        found = _session(self.aws_endpoint_url, self.region, self.profile).get_credentials()
+        session = _session(self.aws_endpoint_url, self.region, self.profile)
+        found: Credentials | None = session.get_credentials()
         if found is None:
             raise StackError("No AWS credentials are found; set AWS_PROFILE or name a --profile.")
         return found
@@ -153,7 +157,7 @@ def _client(service: str, endpoint: str | None, region: str | None, profile: str
 
 
 def project_root() -> Path:
-    """The checkout whose stack is meant: around the current directory, else the one this was installed from."""
+    """The checkout that is meant: around the current directory, else the one this was installed from."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "template.yaml").exists() and (folder / "samconfig.toml").exists():
@@ -292,10 +296,10 @@ def _build(root: Path) -> Build:
             _pack(partial, bootstrap)
             partial.rename(target)
         target.touch()
-        builds = sorted((cache / "builds").iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        builds = sorted((cache / "builds").glob("*/"), key=lambda path: path.stat().st_mtime, reverse=True)
         for old in builds[_KEPT_BUILDS:]:
             shutil.rmtree(old)
-    return Build(target / "template.yaml", digest)
+    return Build(target / "template.json", digest)
 
 
 def _base_python() -> Path:
@@ -355,9 +359,15 @@ def _sam_build(root: Path, cache: Path, target: Path) -> None:
     }
     output = _run_sam(
         cache,
-        ["build", "--cached", "--cache-dir", str(cache / "sam-cache"), "--build-dir", str(target)]
-        + ["--template-file", str(root.resolve() / "template.yaml")]
-        + ["--parameter-overrides", *(f"{key}={value}" for key, value in parameters.items())],
+        [
+            "build",
+            "--cached",
+            f"--cache-dir={cache / 'sam-cache'}",
+            f"--build-dir={target}",
+            f"--template-file={root.resolve() / 'template.yaml'}",
+            "--parameter-overrides",
+            *(f"{key}={value}" for key, value in parameters.items()),
+        ],
     )
     if not (target / "template.yaml").exists():
         raise StackError(f"sam build wrote no template.\n{output}")
@@ -368,38 +378,38 @@ def _pack(build: Path, bootstrap: str) -> None:
 
     `sam build` leaves a copy of the bundle for each function, and `sam deploy` would zip each of them.
     """
-    template = build / "template.yaml"
+    import yaml  # type: ignore[import-untyped]
 
-    def zip_of(match: re.Match[str]) -> str:
-        folder = build / match["folder"]
-        if not folder.is_dir():
-            return match[0]
-        digest = hashlib.sha256()
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        for path in files:
-            digest.update(f"\0{path.relative_to(folder)}\0".encode() + path.read_bytes())
-        archive = build / f"{digest.hexdigest()[:16]}.zip"
-        if not archive.exists():
-            _zip(folder, files, bootstrap, archive)
-        return f"{match['key']}{archive.name}"
-
-    text = re.sub(r"(?m)^(?P<key> +CodeUri: )(?P<folder>\w+)$", zip_of, template.read_text())
-    template.write_text(text)
+    # The C loader, and JSON, which sam reads before it tries YAML: both many times quicker.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    template = yaml.load((build / "template.yaml").read_text(), loader)  # noqa: S506 - it is a safe loader
+    for resource in template["Resources"].values():
+        code = resource.get("Properties", {}).get("CodeUri")
+        if isinstance(code, str) and (build / code).is_dir():
+            resource["Properties"]["CodeUri"] = _zip(build / code, bootstrap, build)
+    (build / "template.json").write_text(json.dumps(template, default=str))
     for folder in build.iterdir():
         if folder.is_dir():
             shutil.rmtree(folder)
 
 
-def _zip(folder: Path, files: list[Path], bootstrap: str, archive: Path) -> None:
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bundle:
-        entry = zipfile.ZipInfo("bootstrap")
-        entry.external_attr = 0o755 << 16
-        bundle.writestr(entry, bootstrap)
-        for path in files:
-            # A fixed date: the same files always make the same zip.
-            entry = zipfile.ZipInfo(str(path.relative_to(folder)))
-            entry.external_attr = (path.stat().st_mode & 0o777) << 16
-            bundle.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, 1)
+def _zip(folder: Path, bootstrap: str, target: Path) -> str:
+    """Packs a function's directory and the bootstrap; returns the zip's name, which equal contents share."""
+    files = {"bootstrap": (0o755, bootstrap.encode())}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            files[str(path.relative_to(folder))] = (path.stat().st_mode & 0o777, path.read_bytes())
+    digest = hashlib.sha256()
+    for name, (mode, content) in files.items():
+        digest.update(f"\0{name}\0{mode}\0{len(content)}\0".encode() + content)
+    archive = target / f"{digest.hexdigest()[:16]}.zip"
+    if not archive.exists():
+        with zipfile.ZipFile(archive, "w") as bundle:
+            for name, (mode, content) in files.items():
+                entry = zipfile.ZipInfo(name)  # with a fixed date: equal files make equal zips
+                entry.external_attr = mode << 16
+                bundle.writestr(entry, content, zipfile.ZIP_DEFLATED, compresslevel=1)
+    return archive.name
 
 
 # Deploying
@@ -417,9 +427,14 @@ def _deploy(root: Path, build: Build, engine: Engine, parameters: Mapping[str, s
         with step("Already deployed: neither code nor parameters have changed"):
             return Stack.describe(name, REGION, endpoint=engine.url)
     record.unlink(missing_ok=True)
-    arguments = ["deploy", "--template-file", str(build.template)]
-    arguments += ["--config-file", str((root / "samconfig.toml").resolve()), "--config-env", "local"]
-    arguments += ["--parameter-overrides", *(f"{key}={value}" for key, value in values.items())]
+    arguments = [
+        "deploy",
+        f"--template-file={build.template}",
+        f"--config-file={(root / 'samconfig.toml').resolve()}",
+        "--config-env=local",
+        "--parameter-overrides",
+        *(f"{key}={value}" for key, value in values.items()),
+    ]
     with step("Deploying"):
         try:
             _run_sam(_cache_directory(root), arguments, engine)
@@ -456,9 +471,10 @@ def _run_sam(cache: Path, arguments: list[str], engine: Engine | None = None) ->
     (settings / "metadata.json").write_text(
         json.dumps({"telemetryEnabled": False, "lastVersionCheck": time.time()})
     )
-    variables = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "PYTHON"))}
     variables |= {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # finds its Python here
+        # It builds with the Python that it finds there.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "SAM_CLI_TELEMETRY": "0",
         "SAM_CLI_POLL_DELAY": "0.2",
         "__SAM_CLI_APP_DIR": str(settings),
