@@ -32,7 +32,7 @@ class Done(TypedDict):
 def handler(event: Event, context: Any) -> Done:
     """Joins the chunks into the result. Raises ResultError where one is missing."""
     execution, batch = event["execution"], Batch.from_input(event["batch"])
-    logger.append_keys(execution=execution, function=batch.function)
+    logger.append_keys(execution=execution)
     with ThreadPoolExecutor(READERS) as pool:
         chunks = list(pool.map(lambda chunk: load(execution, chunk), range(batch.chunks)))
     batches.store_result(execution, batch, chunks)

@@ -1,18 +1,18 @@
-"""POST /functions/{name}: a batch of rows becomes one execution of the batch machine."""
+"""POST /functions/{name} and /workflows/{name}: a batch of rows becomes one execution of `batch`."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from aws_lambda_powertools import Logger
 
 from runtime import api, batches, wire
-from runtime.batches import Batch
-from runtime.catalog import Signature
-from runtime.errors import BadRequest, BatchConflict, BatchFailed, ResultExpired
+from runtime.batches import Batch, FunctionBatch, WorkflowBatch
+from runtime.catalog import Signature, Workflow
+from runtime.errors import BadRequest, BatchConflict, BatchFailed, RequestTooLarge, ResultExpired
 from runtime.executions import (
     MAX_PAYLOAD_BYTES,
-    canonical,
     describe_execution,
     execution_arn,
     start_execution,
@@ -24,6 +24,10 @@ logger = Logger()
 # The machine wraps its input for `process`, and the wrapping must fit as well.
 MAX_INLINE_BYTES = MAX_PAYLOAD_BYTES - 4096
 
+# A run costs the batch's history about 16 events, of 25,000.
+# https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
+MAX_RUNS = 1000
+
 CONFLICT = "this batch id was sent before with other rows; a batch id names one batch"
 
 
@@ -34,13 +38,16 @@ def handler(event: wire.Event, context: Any) -> wire.Answer:
 
 def initiate(event: wire.Event, request: wire.Request, execution: str) -> wire.Answer:
     """Checks the rows, starts the execution or finds it, and waits a little for its result."""
-    signature = api.find_signature(request.name)
+    target = api.find_target(request)
     rows = wire.parse_rows(event)
-    check_arguments(signature, rows)
+    if isinstance(target, Workflow):
+        batch: Batch = workflow_batch(target, request, rows)
+    else:
+        check_arguments(target, rows)
+        batch = function_batch(target, request, rows)
     if not rows.arguments:
         return wire.answer_result(wire.render_result([]), request)
-    batch = plan(signature, request, rows)
-    if batch.rows is None:
+    if isinstance(batch, FunctionBatch) and batch.rows is None:
         batches.store_rows(execution, rows)
     if not start_execution("batch", execution, batch.to_input()):
         result = find_earlier(execution, rows.digest)
@@ -58,27 +65,58 @@ def check_arguments(signature: Signature, rows: wire.Rows) -> None:
             raise BadRequest(f"row {number} has {len(row)} arguments; the function is {signature}")
 
 
-def plan(signature: Signature, request: wire.Request, rows: wire.Rows) -> Batch:
-    """The batch as the machine gets it: rows inline where one chunk fits the payload, else in S3."""
+def function_batch(signature: Signature, request: wire.Request, rows: wire.Rows) -> FunctionBatch:
+    """The batch as the machine gets it: rows inline if they are one chunk and fit the payload, else in S3."""
     chunks = math.ceil(len(rows.arguments) / signature.chunk_rows)
+    batch = FunctionBatch(
+        batch_id=request.batch_id,
+        query_id=request.query_id,
+        digest=rows.digest,
+        row_count=len(rows.arguments),
+        chunk_rows=signature.chunk_rows,
+        chunks=chunks,
+        function=request.name,
+        rows=rows.text,
+    )
+    return batch if chunks == 1 and fits_payload(batch) else replace(batch, rows=None)
 
-    def batch(text: str | None) -> Batch:
-        return Batch(
-            function=request.name,
-            batch_id=request.batch_id,
-            query_id=request.query_id,
-            digest=rows.digest,
-            row_count=len(rows.arguments),
-            chunk_rows=signature.chunk_rows,
-            chunks=chunks,
-            rows=text,
-        )
 
-    if chunks > 1 or len(rows.text) > MAX_INLINE_BYTES:
-        return batch(None)
-    inline = batch(rows.text)
-    fits = len(canonical(inline.to_input()).encode("utf-8")) <= MAX_INLINE_BYTES
-    return inline if fits else batch(None)
+def workflow_batch(workflow: Workflow, request: wire.Request, rows: wire.Rows) -> WorkflowBatch:
+    """A run for each row. Raises RequestTooLarge, or BadRequest with the row and the path in its document."""
+    # Only those who start workflows pay for importing jsonschema.
+    from runtime.documents import check_document
+
+    mode = request.headers.get("sf-custom-mode", "attached")
+    if mode not in ("attached", "detached"):
+        raise BadRequest(f"header sf-custom-mode is {mode!r}; it is 'detached', or left out")
+    if len(rows.arguments) > MAX_RUNS:
+        raise RequestTooLarge(f"the batch has {len(rows.arguments)} runs, and {MAX_RUNS} fit; {wire.REMEDY}")
+    for number, row in enumerate(rows.arguments):
+        if len(row) != 1:
+            raise BadRequest(f"row {number} has {len(row)} arguments; a workflow takes one, its input")
+        try:
+            check_document(workflow, row[0])
+        except ValueError as error:
+            raise BadRequest(f"row {number}, {error}") from None
+    batch = WorkflowBatch(
+        batch_id=request.batch_id,
+        query_id=request.query_id,
+        digest=rows.digest,
+        row_count=len(rows.arguments),
+        chunk_rows=1,
+        chunks=len(rows.arguments),
+        workflow=workflow.name,
+        documents=[row[0] for row in rows.arguments],
+        detached=mode == "detached",
+    )
+    if not fits_payload(batch):
+        raise RequestTooLarge(f"the runs' inputs exceed {MAX_INLINE_BYTES:,} bytes together; {wire.REMEDY}")
+    return batch
+
+
+def fits_payload(batch: Batch) -> bool:
+    """Whether the batch can be an execution's input as it stands."""
+    return len(wire.dump_json(batch.to_input()).encode("utf-8")) <= MAX_INLINE_BYTES
 
 
 def find_earlier(execution: str, digest: str) -> batches.Result | None:

@@ -1,4 +1,4 @@
-"""GET /functions/{name}: the result of a batch, or how its execution stands."""
+"""GET /functions/{name} and /workflows/{name}: the result of a batch, or how its execution stands."""
 
 from typing import Any
 
@@ -41,11 +41,11 @@ def poll(request: wire.Request, execution: str) -> wire.Answer:
 def is_running(request: wire.Request, execution: str) -> bool:
     """True while the execution runs, False once it succeeded.
 
-    Raises BatchFailed, UnknownBatch, UnknownFunction, Throttled.
+    Raises BatchFailed, UnknownBatch, UnknownTarget, Throttled.
     """
     found = describe_execution(execution_arn("batch", execution))
     if found is None:
-        api.find_signature(request.name)
+        api.find_target(request)
         if api.wait_for_result(execution, VISIBLE_SECONDS):
             return False
         found = describe_execution(execution_arn("batch", execution))

@@ -5,7 +5,7 @@ from typing import Any, TypedDict
 from aws_lambda_powertools import Logger
 
 from runtime import batches, wire
-from runtime.batches import Batch
+from runtime.batches import FunctionBatch
 from runtime.catalog import read_catalog
 from runtime.errors import ResultError, TransientError, is_transient
 from runtime.remote import load_function, run_rows
@@ -32,7 +32,7 @@ class Done(TypedDict):
 def handler(event: Event, context: Any) -> Done:
     """Stores the chunk's rows, or the whole result where the batch is one chunk. Raises a ChunkError."""
     execution, chunk = event["execution"], event["chunk"]
-    batch = Batch.from_input(event["batch"])
+    batch = FunctionBatch.from_input(event["batch"])
     logger.append_keys(execution=execution, chunk=chunk, function=batch.function)
     numbers = batch.chunk_range(chunk)
     done = Done(chunk=chunk, rows=len(numbers))
@@ -49,12 +49,12 @@ def handler(event: Event, context: Any) -> Done:
     return done
 
 
-def is_done(execution: str, batch: Batch, chunk: int) -> bool:
+def is_done(execution: str, batch: FunctionBatch, chunk: int) -> bool:
     """Whether an earlier try finished this chunk."""
     return batches.has_result(execution) if batch.chunks == 1 else batches.has_chunk(execution, chunk)
 
 
-def process(execution: str, batch: Batch, chunk: int, numbers: range) -> None:
+def process(execution: str, batch: FunctionBatch, chunk: int, numbers: range) -> None:
     """Runs the chunk's rows and stores what they became."""
     rows = batches.load_rows(execution, batch)
     if len(rows) != batch.row_count:

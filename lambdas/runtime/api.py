@@ -1,13 +1,13 @@
 """What POST and GET have in common: answering errors, and waiting a little for a batch's result."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aws_lambda_powertools import Logger
 
 from runtime import batches, wire
-from runtime.catalog import Signature, read_catalog
-from runtime.errors import ApiError, Throttled, UnknownFunction, is_transient
+from runtime.catalog import Signature, Workflow, read_catalog, read_workflows
+from runtime.errors import ApiError, Throttled, UnknownTarget, is_transient
 from runtime.executions import execution_name
 
 FIRST_DELAY_SECONDS = 0.03
@@ -22,7 +22,7 @@ def answer(
     """The answer of `action(request, execution name)`, with every error mapped to its status."""
     try:
         request = wire.parse_request(event)
-        execution = execution_name(request.name, request.batch_id)
+        execution = execution_name(request.kind, request.name, request.batch_id)
         logger.append_keys(execution=execution, query_id=request.query_id)
         return action(request, execution)
     except ApiError as error:
@@ -37,12 +37,14 @@ def answer(
         return wire.answer_error(ApiError("unexpected error; the Lambda's log says more"))
 
 
-def find_signature(name: str) -> Signature:
-    """The signature of a deployed function. Raises UnknownFunction, which lists what there is."""
-    catalog = read_catalog()
-    if name not in catalog:
-        raise UnknownFunction(f"there is no function {name!r}; there are: {', '.join(catalog)}")
-    return catalog[name]
+def find_target(request: wire.Request) -> Signature | Workflow:
+    """The function or workflow that the URL names. Raises UnknownTarget, which lists what there is."""
+    catalog: Mapping[str, Signature | Workflow]
+    catalog = read_catalog() if request.kind == "functions" else read_workflows()
+    if request.name not in catalog:
+        what = request.kind.removesuffix("s")
+        raise UnknownTarget(f"there is no {what} {request.name!r}; there are: {', '.join(catalog)}")
+    return catalog[request.name]
 
 
 def wait_for_result(

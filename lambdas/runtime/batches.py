@@ -9,8 +9,8 @@ and its successor was quicker) changes nothing, and each GET answers the same by
 """
 
 import gzip
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
 
 from botocore.exceptions import ClientError
 
@@ -22,34 +22,55 @@ from runtime.settings import settings
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch as it stands in its execution's input.
+    """What stands of every batch in its execution's input.
 
-    `rows`: the rows as JSON text, or None where they are in S3. Text and not JSON, since JSONata reads
-    numbers as doubles and would lose digits. `digest`: SHA-256 of that text. `chunk_rows`: rows in a chunk.
+    `digest`: SHA-256 of the rows' canonical text. `chunk_rows`: rows in a chunk.
     """
 
-    function: str
     batch_id: str
     query_id: str
     digest: str
     row_count: int
     chunk_rows: int
     chunks: int
-    rows: str | None
 
     def to_input(self) -> dict[str, Any]:
         """The document that StartExecution gets."""
         return asdict(self)
 
     @classmethod
-    def from_input(cls, document: dict[str, Any]) -> "Batch":
+    def from_input(cls, document: dict[str, Any]) -> Self:
         """The batch in an execution's input."""
-        return cls(**document)
+        return cls(**{field.name: document[field.name] for field in fields(cls)})
 
     def chunk_range(self, chunk: int) -> range:
         """The row numbers of a chunk."""
         first = chunk * self.chunk_rows
         return range(first, min(first + self.chunk_rows, self.row_count))
+
+
+@dataclass(frozen=True)
+class FunctionBatch(Batch):
+    """Rows for a remote function.
+
+    `rows`: the rows as JSON text, or None where they are in S3. Text and not JSON, since JSONata reads
+    numbers as doubles and would lose digits.
+    """
+
+    function: str
+    rows: str | None
+
+
+@dataclass(frozen=True)
+class WorkflowBatch(Batch):
+    """Inputs for a workflow, one run for each row; each row is a chunk.
+
+    `detached`: answer with the runs' handles at once, and not with their outputs.
+    """
+
+    workflow: str
+    documents: list[wire.Json]
+    detached: bool
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,7 @@ def store_rows(execution: str, rows: wire.Rows) -> None:
     )
 
 
-def load_rows(execution: str, batch: Batch) -> list[list[wire.Json]]:
+def load_rows(execution: str, batch: FunctionBatch) -> list[list[wire.Json]]:
     """All rows of a batch, from its input or from S3."""
     if batch.rows is not None:
         text = batch.rows

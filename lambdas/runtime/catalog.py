@@ -1,4 +1,4 @@
-"""The remote functions that are deployed, read from their source without running it.
+"""What SQL can call: remote functions, read from their source without running it, and workflows.
 
 `initiate` must know a function's signature to answer 404 and 400, and must not import what the function
 imports (a model, pandas): that would be its own cold start. So the signature is read with `ast`. The price is
@@ -6,6 +6,7 @@ that the decorator's arguments are literals, which the error below says.
 """
 
 import ast
+import json
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 FUNCTIONS_DIR = Path(__file__).parent.parent / "functions"
+WORKFLOWS_DIR = Path(__file__).parent.parent / "workflows"
 
 # A type hint and the Snowflake type that crosses the wire as it.
 # https://docs.snowflake.com/en/sql-reference/external-functions-data-format
@@ -79,6 +81,30 @@ class Signature:
         if self.variadic:
             arguments[-1] += " ..."
         return f"{self.name}({', '.join(arguments)}) -> {SNOWFLAKE_TYPES[self.returns]}"
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A state machine that SQL can start. `schema`: the JSON Schema of a run's input.
+
+    `run_id`: the property of the input by which a run finds the checkpoints of an earlier one.
+    """
+
+    name: str
+    doc: str
+    schema: dict[str, Any]
+    run_id: str
+
+
+def read_workflows(folder: Path = WORKFLOWS_DIR) -> dict[str, Workflow]:
+    """All workflows, by name, sorted: each is a JSON Schema, {name}.json."""
+    schemas = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))
+    }
+    return {
+        name: Workflow(name, schema.get("description", ""), schema, schema.get("x-run-id", "run_id"))
+        for name, schema in schemas.items()
+    }
 
 
 def read_catalog(folder: Path = FUNCTIONS_DIR, *, diagnostics: bool | None = None) -> dict[str, Signature]:

@@ -26,7 +26,7 @@ class BadRequest(ApiError):
     status = 400
 
 
-class UnknownFunction(ApiError):
+class UnknownTarget(ApiError):
     """No remote function or workflow of that name; the message lists what there is."""
 
     status = 404
@@ -78,6 +78,10 @@ class Throttled(ApiError):
     """AWS asked to slow down; Snowflake does so on 429 and comes again with the same batch id."""
 
     status = 429
+
+
+class RunUnfinished(Exception):
+    """A workflow run of an earlier try is still at work; the machine asks again later."""
 
 
 class ChunkError(Exception):

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from botocore.exceptions import ClientError
 
+from runtime import wire
 from runtime.clients import stepfunctions
 from runtime.errors import Throttled, is_transient
 from runtime.settings import settings
@@ -37,13 +39,15 @@ class Execution:
         return self.status in ("RUNNING", "PENDING_REDRIVE")
 
 
-def execution_name(name: str, batch_id: str) -> str:
+def execution_name(kind: str, name: str, batch_id: str) -> str:
     """The name of a batch's execution: readable, and legal whatever the batch id holds (`:` is not).
 
-    At most 80 characters of [0-9A-Za-z_-]; 160 bits of the hash keep batches apart.
+    At most 73 characters of [0-9A-Za-z_-]; 160 bits of the hash keep batches apart. `kind` is the URL's:
+    functions or workflows.
     """
-    digest = hashlib.sha256(f"{name}\n{batch_id}".encode()).hexdigest()
-    return f"{name[:32]}-{digest[:40]}"
+    digest = hashlib.sha256(f"{kind}/{name}\n{batch_id}".encode()).hexdigest()
+    readable = re.sub("[^0-9A-Za-z_-]", "_", name)[:32]
+    return f"{readable}-{digest[:40]}"
 
 
 def execution_arn(machine: str, execution: str) -> str:
@@ -60,7 +64,7 @@ def start_execution(machine: str, execution: str, document: Any) -> bool:
         stepfunctions().start_execution(
             stateMachineArn=settings().state_machine_arn(machine),
             name=execution,
-            input=canonical(document),
+            input=wire.dump_json(document),
         )
     except ClientError as error:
         if error.response["Error"]["Code"] == "ExecutionAlreadyExists":
@@ -103,11 +107,6 @@ def short_cause(cause: str) -> str:
     if isinstance(document, dict) and "errorMessage" in document:
         cause = str(document["errorMessage"])
     return cause if len(cause) <= CAUSE_CHARS else cause[: CAUSE_CHARS - 1] + "…"
-
-
-def canonical(document: Any) -> str:
-    """JSON that is the same text for the same document, as Step Functions may compare inputs by text."""
-    return json.dumps(document, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
 
 
 _CAUSES = {

@@ -38,8 +38,9 @@ REMEDY = "lower MAX_BATCH_ROWS on the external function"
 
 @dataclass(frozen=True)
 class Request:
-    """One POST or GET of Snowflake's. `name` is the function's in the URL; header names are lower-case."""
+    """One POST or GET of Snowflake's on /{kind}/{name}; header names are lower-case."""
 
+    kind: str
     name: str
     batch_id: str
     query_id: str
@@ -89,8 +90,9 @@ def parse_request(event: Event) -> Request:
         raise BadRequest(
             f"header {HEADER}query-batch-id is missing; without it a repeated request cannot be told"
         )
+    kind = event["resource"].strip("/").partition("/")[0]
     name = (event.get("pathParameters") or {}).get("name") or ""
-    return Request(name, batch_id, headers.get(HEADER + "current-query-id", ""), headers)
+    return Request(kind, name, batch_id, headers.get(HEADER + "current-query-id", ""), headers)
 
 
 def parse_rows(event: Event) -> Rows:
