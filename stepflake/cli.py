@@ -25,7 +25,7 @@ COMMANDS = {
     "ddl": ("stepflake.ddl:ddl", "Print the SQL that declares a stack's functions in Snowflake."),
     "demo": ("stepflake.demo:demo", "Bring the stack up, call it from SQL, and show what happened."),
     "runs": ("stepflake.runs:runs", "List, follow, resume and stop runs of workflows."),
-    "lint": ("stepflake.asl_lint:lint", "Check the state machines' definitions."),
+    "lint": ("stepflake.asl_lint:lint_command", "Check the state machines' definitions."),
 }
 
 
