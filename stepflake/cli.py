@@ -24,7 +24,6 @@ COMMANDS = {
     "sql": ("stepflake.sql:sql", "Run Snowflake SQL on this machine; external functions are really called."),
     "ddl": ("stepflake.ddl:ddl", "Print the SQL that declares a stack's functions in Snowflake."),
     "demo": ("stepflake.demo:demo", "Bring the stack up, call it from SQL, and show what happened."),
-    "runs": ("stepflake.runs:runs", "List, follow, resume and stop runs of workflows."),
     "lint": ("stepflake.asl_lint:lint_command", "Check the state machines' definitions."),
 }
 
@@ -43,7 +42,7 @@ class Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, command.get_short_help_str()) for name, command in self.commands.items()]
+        rows = [(name, command.get_short_help_str(limit=100)) for name, command in self.commands.items()]
         rows += [(name, summary) for name, (_, summary) in COMMANDS.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
@@ -81,22 +80,19 @@ def up(name: str, detach: bool, port: int | None, parameters: tuple[str, ...]) -
             raise click.UsageError(f"--parameter {parameter}: expected KEY=VALUE.")
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
-    try:
-        with user_errors():
-            local = stacks.up(
-                stacks.project_root(),
-                name,
-                step=step,
-                port=port,
-                parameters=dict(parameter.split("=", 1) for parameter in parameters),
-            )
-            if not local.started:
-                console.print(f"The stack {name!r} was up already.", highlight=False)
-            _show(name, local.stack)
-            if not detach and local.started:
-                _attend(local.engine)
-    except KeyboardInterrupt:
-        console.print("Stopped.", highlight=False)
+    with user_errors():
+        local = stacks.up(
+            stacks.project_root(),
+            name,
+            step=step,
+            port=port,
+            parameters=dict(parameter.split("=", 1) for parameter in parameters),
+        )
+        if not local.started:
+            console.print(f"The stack {name!r} was up already.", highlight=False)
+        _show(name, local.stack)
+        if not detach and local.started:
+            _attend(local.engine)
 
 
 @main.command()
@@ -148,18 +144,25 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _attend(engine: "Engine") -> None:
-    """Stays while the engine lives, and ends it on the way out. Raises ClickException where it died."""
+    """Stays while the engine lives, and ends it on the way out. Raises EngineError where it died."""
+    from stepflake.engine import EngineError
+
+    shown = ""
     try:
-        console.print("Ctrl-C stops it.", highlight=False)
         with console.status("") as line:
             while engine.is_alive():
                 health = "healthy" if engine.is_healthy() else "not answering"
-                line.update(f"engine {health}, {engine.url}")
+                text = f"The engine is {health}: {engine.url}; Ctrl-C stops it."
+                line.update(text)
+                if text != shown and not console.is_terminal:
+                    console.print(text, highlight=False)
+                shown = text
                 time.sleep(0.5)
-        asked_for = not (engine.state / "engine.json").exists()
-        if not asked_for:
-            raise click.ClickException(f"The engine ended.\n{engine.log_tail()}")
+        if (engine.state / "engine.json").exists():
+            raise EngineError(f"The engine ended.\n{engine.log_tail()}")
         console.print("Stopped by `stepflake down`.", highlight=False)
+    except KeyboardInterrupt:
+        console.print("Stopped.", highlight=False)
     finally:
         engine.stop()
 

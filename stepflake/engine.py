@@ -16,8 +16,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -38,6 +38,9 @@ _INHERITED = (
     "https_proxy",
 )  # fmt: skip
 
+# Engines that this process started: it has to take note of their end.
+_children: dict[int, "subprocess.Popen[bytes]"] = {}
+
 
 class EngineError(Exception):
     """The engine did not start, or stopped; the message names the log, and holds its tail."""
@@ -54,7 +57,6 @@ class Engine:
     state: Path
     pid: int
     port: int
-    _process: "subprocess.Popen[bytes] | None" = field(default=None, compare=False, repr=False)
 
     @property
     def url(self) -> str:
@@ -68,7 +70,7 @@ class Engine:
     def find(cls, state: Path) -> Self | None:
         """The engine that runs in `state`, or None; then nothing of an earlier one runs any more."""
         if not _is_locked(state):
-            _kill(_lambda_processes(state))
+            _kill_lambdas(state)
             return None
         try:
             known = json.loads((state / "engine.json").read_text())
@@ -77,17 +79,19 @@ class Engine:
         return cls(state, known["pid"], known["port"])
 
     @classmethod
-    def start(cls, state: Path, *, port: int | None = None) -> Self:
+    def start(
+        cls, state: Path, *, port: int | None = None, environment: Mapping[str, str] | None = None
+    ) -> Self:
         """Starts an engine in `state` and waits until it answers. `port`: a free one where none is named.
 
-        Raises EngineError.
+        `environment`: other settings of the engine, for tests. Raises EngineError.
         """
         if port is not None:
             _check_free(port)
         attempts = 1 if port is not None else 3  # a free port can be taken between finding and using it
         while True:
             attempts -= 1
-            engine = cls._spawn(state, port or _free_port())
+            engine = cls._spawn(state, port or _free_port(), environment or {})
             try:
                 engine._wait_until_healthy()
             except EngineError:
@@ -101,7 +105,7 @@ class Engine:
                 return engine
 
     @classmethod
-    def _spawn(cls, state: Path, port: int) -> Self:
+    def _spawn(cls, state: Path, port: int, environment: Mapping[str, str]) -> Self:
         temporary = state / "tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -132,6 +136,7 @@ class Engine:
             "DOCKER_HOST": "unix:///nonexistent",
             STATE_VARIABLE: str(state),
         }
+        variables |= environment
         with (state / "engine.lock").open("w") as lock, (state / "engine.log").open("wb") as log:
             fcntl.flock(lock, fcntl.LOCK_EX)
             process = subprocess.Popen(
@@ -146,7 +151,8 @@ class Engine:
                 # its Lambdas are its process group, which ends as one.
                 start_new_session=True,
             )
-        engine = cls(state, process.pid, port, process)
+        engine = cls(state, process.pid, port)
+        _children[engine.pid] = process
         (state / "engine.json").write_text(
             json.dumps({"pid": engine.pid, "port": engine.port, "url": engine.url})
         )
@@ -185,9 +191,9 @@ class Engine:
         if self.is_alive():
             os.killpg(self.pid, signal.SIGKILL)
             _wait_until(lambda: not self.is_alive(), f"The engine (process {self.pid}) can't be killed.")
-        if self._process:
-            self._process.wait()
-        _kill(_lambda_processes(self.state))
+        if child := _children.pop(self.pid, None):
+            child.wait()
+        _kill_lambdas(self.state)
 
 
 def _is_locked(state: Path) -> bool:
@@ -243,12 +249,15 @@ def _lambda_processes(state: Path) -> list[int]:
     ]
 
 
-def _kill(pids: list[int]) -> None:
-    for pid in pids:
+def _kill_lambdas(state: Path) -> None:
+    for pid in _lambda_processes(state):
         try:
-            os.kill(pid, signal.SIGKILL)
+            os.killpg(
+                os.getpgid(pid), signal.SIGKILL
+            )  # the group was the engine's: what they started is in it
         except ProcessLookupError:
             continue
+    _wait_until(lambda: not _lambda_processes(state), f"Lambda processes of {state} can't be killed.")
 
 
 def _wait_until(condition: Callable[[], bool], otherwise: str) -> None:

@@ -174,11 +174,15 @@ def state_directory(root: Path, name: str) -> Path:
 
 def local_names(root: Path) -> list[str]:
     """The names of the local stacks that have state in this checkout, whether they run or not."""
-    return sorted(path.parent.name for path in root.glob(".stepflake/[!.]*/engine.log"))
+    return sorted(path.name for path in root.glob(".stepflake/[!.]*/"))
 
 
 def _cache_directory(root: Path) -> Path:
     return root.resolve() / ".stepflake" / ".cache"
+
+
+def _lock_file(root: Path, name: str) -> Path:
+    return _cache_directory(root) / "locks" / name
 
 
 def _local_config(root: Path) -> dict[str, Any]:
@@ -226,8 +230,8 @@ def up(
     """
     state = state_directory(root, name)
     state.mkdir(parents=True, exist_ok=True)
-    lock = _cache_directory(root) / f"{name}.lock"
-    with _exclusive(lock, busy=f"Another `stepflake up` of the stack {name!r} is at work; wait for its end."):
+    busy = f"Another `stepflake up` of the stack {name!r} is at work; wait for its end."
+    with _exclusive(_lock_file(root, name), busy=busy):
         engine = Engine.find(state)
         if engine and port not in (None, engine.port):
             raise StackError(
@@ -254,7 +258,7 @@ def down(root: Path, name: str = DEFAULT_NAME) -> bool:
     if not state.exists():
         return False
     was_running = _stop(state)  # also under an `up` at work, which then ends
-    with _exclusive(_cache_directory(root) / f"{name}.lock"):
+    with _exclusive(_lock_file(root, name)):
         was_running = _stop(state) or was_running
         shutil.rmtree(state)
     return was_running
@@ -309,17 +313,20 @@ def _base_python() -> Path:
 
 def _link_runtime(cache: Path) -> Path:
     """A directory with what AWS's runtime provides, out of this environment's packages."""
-    packages = _requirements_of(_RUNTIME_PACKAGES)
-    folder = cache / "runtime"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for package in packages:
+    links: dict[str, Path] = {}
+    for package in _requirements_of(_RUNTIME_PACKAGES):
         distribution = importlib.metadata.distribution(package)
-        tops = {
-            file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")
-        }
-        for top in tops:
-            (folder / top).symlink_to(Path(str(distribution.locate_file(top))).resolve())
+        for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            links[top] = Path(str(distribution.locate_file(top))).resolve()
+    digest = hashlib.sha256(repr(sorted(links.items())).encode()).hexdigest()[:16]
+    folder = cache / "runtime" / digest
+    if not folder.exists():  # one that Lambdas run from is never changed
+        partial = cache / "runtime" / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for top, target in links.items():
+            (partial / top).symlink_to(target)
+        partial.rename(folder)
     return folder
 
 
