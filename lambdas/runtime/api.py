@@ -10,7 +10,7 @@ from runtime.catalog import Signature, Workflow, read_catalog, read_workflows
 from runtime.errors import ApiError, Throttled, UnknownTarget, is_transient
 from runtime.executions import execution_name
 
-FIRST_DELAY_SECONDS = 0.03
+FIRST_DELAY_SECONDS = 0.04
 LONGEST_DELAY_SECONDS = 0.5
 
 EXPIRED = "the batch was answered, and its result has been deleted since; run the query again"
@@ -63,4 +63,4 @@ def wait_for_result(
         if result is not None or left <= 0:
             return result
         sleep(min(delay, left))
-        delay = min(delay * 1.5, LONGEST_DELAY_SECONDS)
+        delay = min(delay * 1.15, LONGEST_DELAY_SECONDS)

@@ -1,0 +1,21 @@
+from typing import Any
+
+from runtime.clients import stepfunctions
+from runtime.remote import remote_function
+from runtime.runs import find_run
+
+
+@remote_function(on_error="object", concurrency=8)
+def run_status(handle: str | None) -> Any:
+    """Says how a workflow's run stands: workflow, status, started, stopped, error, cause."""
+    if handle is None:
+        return None
+    run = find_run(stepfunctions(), handle)
+    return {
+        "workflow": run.workflow,
+        "status": run.status,
+        "started": run.started,
+        "stopped": run.stopped,
+        "error": run.error or None,
+        "cause": run.cause or None,
+    }

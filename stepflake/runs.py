@@ -1,0 +1,283 @@
+"""`stepflake runs`: start, follow, resume and stop workflows' runs, on the local stack or on AWS."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from runtime.catalog import Workflow, read_workflows
+from runtime.runs import Run, RunError, find_run, resume_run
+from stepflake.progress import console
+from stepflake.stack import Stack, StackError
+
+FOLLOW_SECONDS = 0.5
+
+# What was asked for goes to stdout, progress (`console`) to stderr.
+output = Console(soft_wrap=True, highlight=False)
+
+
+class RunsError(click.ClickException):
+    """What a user asked of a run that can't be done; the message says what can."""
+
+
+def stack_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which stack: a local one, or one on AWS."""
+    for option in (
+        click.option("--profile", help="The AWS profile of --stack-name."),
+        click.option("--region", help="The AWS region of --stack-name."),
+        click.option("--stack-name", help="A stack on AWS, instead of a local one."),
+        click.option("--name", default="local", show_default=True, help="Which local stack."),
+    ):
+        command = option(command)
+    return command
+
+
+def find_stack(name: str, stack_name: str | None, region: str | None, profile: str | None) -> Stack:
+    """The stack that the options name. Raises RunsError."""
+    try:
+        return Stack.describe(stack_name, region, profile) if stack_name else Stack.local(name)
+    except StackError as error:
+        raise RunsError(str(error)) from error
+
+
+@click.group()
+def runs() -> None:
+    """List, show, start, resume and stop runs of workflows.
+
+    A RUN is an execution's ARN (a handle), or its name as `runs list` shows it.
+    """
+
+
+@runs.command("list")
+@click.argument("workflow", required=False)
+@click.option("--status", type=click.Choice(["RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"]))
+@click.option(
+    "--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="For each workflow."
+)
+@click.option("--json", "as_json", is_flag=True, help="A JSON list, for programs.")
+@stack_options
+def list_runs(workflow: str | None, status: str | None, limit: int, as_json: bool, **where: Any) -> None:
+    """List runs, newest first: of one WORKFLOW, or of all."""
+    stack = find_stack(**where)
+    client = stack.client("stepfunctions")
+    names = [_workflow(workflow).name] if workflow else list(read_workflows())
+    rows = []
+    for name in names:
+        query = {"stateMachineArn": _machine(stack, name), "maxResults": limit}
+        found = client.list_executions(**query, **({"statusFilter": status} if status else {}))
+        rows += [
+            {
+                "workflow": name,
+                "run": item["name"],
+                "status": item["status"],
+                "started": item["startDate"].isoformat(timespec="seconds"),
+                "handle": item["executionArn"],
+            }
+            for item in found["executions"][:limit]
+        ]
+    rows.sort(key=lambda row: row["started"], reverse=True)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("workflow", "run", "status", "started")
+    for row in rows:
+        table.add_row(row["workflow"], row["run"], row["status"], row["started"])
+    output.print(table if rows else "No runs yet.")
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object, for programs.")
+@stack_options
+def show(run: str, as_json: bool, **where: Any) -> None:
+    """Show a RUN: how it stands, its input and output, and the states it went through."""
+    stack = find_stack(**where)
+    found = _find(stack, run)
+    states = _states(stack, found)
+    if as_json:
+        click.echo(json.dumps({**_document(found), "states": states}, indent=2, ensure_ascii=False))
+        return
+    _print_run(found)
+    table = Table("state", "entered", "outcome")
+    for state in states:
+        table.add_row(state["state"], state["entered"], state["outcome"])
+    output.print(table)
+
+
+@runs.command()
+@click.argument("workflow")
+@click.argument("document", metavar="INPUT")
+@click.option("--run", "run_name", help="The run's name: starting the same name twice starts one run.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the run to its end.")
+@stack_options
+def start(workflow: str, document: str, run_name: str | None, wait: bool, **where: Any) -> None:
+    """Start a WORKFLOW with an INPUT: JSON, @FILE, or - for standard input."""
+    stack = find_stack(**where)
+    target = _workflow(workflow)
+    value = _read_document(target, document)
+    client = stack.client("stepfunctions")
+    named = {"name": run_name} if run_name else {}
+    try:
+        handle = client.start_execution(
+            stateMachineArn=_machine(stack, target.name), input=json.dumps(value), **named
+        )["executionArn"]
+    except client.exceptions.ExecutionAlreadyExists:
+        raise RunsError(
+            f"There is a run {run_name!r} of {target.name} already; see: stepflake runs show {run_name}"
+        ) from None
+    _finish(stack, handle, wait)
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the run to its end.")
+@stack_options
+def resume(run: str, wait: bool, **where: Any) -> None:
+    """Run what is left of a RUN that failed or was stopped; finished steps are not repeated."""
+    stack = find_stack(**where)
+    found = _find(stack, run)
+    try:
+        resumed = resume_run(stack.client("stepfunctions"), found.handle)
+    except RunError as error:
+        raise RunsError(str(error)) from error
+    how = "goes on" if resumed.handle == found.handle else f"goes on as {resumed.name}"
+    console.print(f"{found.name} {how}", soft_wrap=True)
+    _finish(stack, resumed.handle, wait)
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--cause", default="stopped with stepflake runs stop", show_default=True)
+@stack_options
+def stop(run: str, cause: str, **where: Any) -> None:
+    """Stop a RUN; it can be resumed."""
+    stack = find_stack(**where)
+    found = _find(stack, run)
+    if found.status != "RUNNING":
+        raise RunsError(f"{found.name} is not running: {found.status}")
+    stack.client("stepfunctions").stop_execution(executionArn=found.handle, error="Stopped", cause=cause)
+    console.print(f"Stopped {found.name}; to go on: stepflake runs resume {found.name}", soft_wrap=True)
+
+
+def _finish(stack: Stack, handle: str, wait: bool) -> None:
+    """Prints the handle, or follows the run to its end: exit code 0 where it succeeded, 1 where not."""
+    if not wait:
+        click.echo(handle)
+        return
+    run = follow(stack, handle)
+    _print_run(run)
+    if run.status != "SUCCEEDED":
+        console.print(f"To go on where it failed: stepflake runs resume {run.name}", soft_wrap=True)
+        sys.exit(1)
+
+
+def follow(stack: Stack, handle: str) -> Run:
+    """Waits until a run has ended, with its newest state shown on the way."""
+    client = stack.client("stepfunctions")
+    with console.status("Starting ...") as status:
+        while (run := find_run(client, handle)).status in ("RUNNING", "PENDING_REDRIVE"):
+            states = _states(stack, run)
+            status.update(f"{run.workflow}: {states[-1]['state'] if states else 'starting'} ...")
+            time.sleep(FOLLOW_SECONDS)
+    return run
+
+
+def _find(stack: Stack, run: str) -> Run:
+    client = stack.client("stepfunctions")
+    try:
+        if run.startswith("arn:"):
+            return find_run(client, run)
+        for name in read_workflows():
+            handle = _machine(stack, name).replace(":stateMachine:", ":execution:") + f":{run}"
+            try:
+                return find_run(client, handle)
+            except RunError:
+                continue
+    except RunError as error:
+        raise RunsError(str(error)) from error
+    raise RunsError(f"There is no run {run!r}; see: stepflake runs list")
+
+
+def _machine(stack: Stack, workflow: str) -> str:
+    """The ARN of a workflow's machine, which the template names {stack}-{workflow}."""
+    prefix, _, _ = stack.outputs["BatchStateMachineArn"].rpartition("-")
+    return f"{prefix}-{workflow}"
+
+
+def _workflow(name: str) -> Workflow:
+    workflows = read_workflows()
+    if name not in workflows:
+        raise RunsError(f"There is no workflow {name!r}; there are: {', '.join(workflows)}")
+    return workflows[name]
+
+
+def _read_document(workflow: Workflow, text: str) -> Any:
+    from runtime.documents import check_document
+    from runtime.wire import parse_json
+
+    if text == "-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        path = Path(text[1:])
+        if not path.is_file():
+            raise RunsError(f"There is no file {path}")
+        text = path.read_text(encoding="utf-8")
+    try:
+        check_document(workflow, parse_json(text))
+        return json.loads(text)
+    except ValueError as error:
+        raise RunsError(f"The input of {workflow.name}: {error}") from error
+
+
+def _states(stack: Stack, run: Run) -> list[dict[str, str]]:
+    """The states that a run entered, in order: state, entered, outcome (the error where it failed)."""
+    pages = stack.client("stepfunctions").get_paginator("get_execution_history")
+    states: list[dict[str, str]] = []
+    for page in pages.paginate(executionArn=run.handle):
+        for event in page["events"]:
+            if "stateEnteredEventDetails" in event:
+                name = event["stateEnteredEventDetails"]["name"]
+                entered = event["timestamp"].isoformat(timespec="milliseconds")
+                states.append({"state": name, "entered": entered, "outcome": ""})
+            elif "stateExitedEventDetails" in event:
+                _settle(states, event["stateExitedEventDetails"]["name"], "done")
+            elif states and "taskFailedEventDetails" in event:
+                states[-1]["outcome"] = event["taskFailedEventDetails"].get("error", "failed")
+    return states
+
+
+def _settle(states: list[dict[str, str]], name: str, outcome: str) -> None:
+    for state in reversed(states):
+        if state["state"] == name and not state["outcome"].startswith("done"):
+            failed = state["outcome"]
+            state["outcome"] = f"{outcome} after {failed}" if failed else outcome
+            return
+
+
+def _document(run: Run) -> dict[str, Any]:
+    return {
+        "handle": run.handle,
+        "workflow": run.workflow,
+        "status": run.status,
+        "run_id": run.run_id,
+        "started": run.started.isoformat(),
+        "stopped": run.stopped.isoformat() if run.stopped else None,
+        "input": run.input,
+        "output": run.output,
+        "error": run.error or None,
+        "cause": run.cause or None,
+    }
+
+
+def _print_run(run: Run) -> None:
+    output.print(f"{run.workflow} {run.name}: {run.status}")
+    if run.error:
+        output.print(f"  {run.error}: {run.cause}", markup=False)
+    if run.output is not None:
+        click.echo(json.dumps(run.output, indent=2, ensure_ascii=False))
