@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
-from jsonschema.exceptions import ValidationError  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
 
 from stepflake import asl_schema
 from stepflake.jsonata_expression import ExpressionError, parse_expression
@@ -359,12 +359,14 @@ def _fields(value: Definition, where: str, schema: asl_schema.Schema) -> Iterato
 
 
 def _field_error(error: ValidationError, where: str) -> Iterator[Finding]:
+    instance: Any = error.instance
+    required: Any = error.validator_value
     here = where
     for step in error.absolute_path:
         here = f"{here}[{step}]" if isinstance(step, int) else _join(here, step)
     properties = error.schema.get("properties", {}) if isinstance(error.schema, Mapping) else {}
     if error.validator == "additionalProperties":
-        for name in sorted(set(error.instance) - set(properties)):
+        for name in sorted(set(instance) - set(properties)):
             if name in asl_schema.JSONPATH_FIELDS:
                 yield Finding(here, f"{name} belongs to JSONPath", asl_schema.JSONPATH_FIELDS[name])
             else:
@@ -372,13 +374,13 @@ def _field_error(error: ValidationError, where: str) -> Iterator[Finding]:
                     here, f"there is no field {name!r} here", f"remove it{_meant(name, properties)}"
                 )
     elif error.validator == "required":
-        for name in error.validator_value:
-            if name not in error.instance:
+        for name in required:
+            if name not in instance:
                 remedy = properties.get(name, {}).get("description", "add it")
                 yield Finding(here, f"{name} is missing", remedy)
     else:
         remedy = error.schema.get("description") if isinstance(error.schema, Mapping) else None
-        value = json.dumps(error.instance)
+        value = json.dumps(instance)
         shown = value if len(value) <= 60 else value[:57] + "..."  # noqa: PLR2004 - a line of a terminal
         yield Finding(here, f"{shown} can't stand here", remedy or error.message)
 

@@ -2,18 +2,15 @@
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from stepflake.asl_lint import Finding, count_states, lint, lint_command, lint_substitutions
+from tests.unit.edits import Document, Edit, at, drop, insert, put
 
-Machine = dict[str, Any]
-
-RETRIER: Machine = {
+RETRIER: Document = {
     "ErrorEquals": [
         "Lambda.ServiceException",
         "Lambda.AWSLambdaException",
@@ -25,7 +22,7 @@ RETRIER: Machine = {
     "BackoffRate": 2,
     "JitterStrategy": "FULL",
 }
-LAMBDA: Machine = {
+LAMBDA: Document = {
     "Type": "Task",
     "Resource": "arn:aws:states:::lambda:invoke",
     "Arguments": {"FunctionName": "${Arn}", "Payload": "{% $states.input %}"},
@@ -33,7 +30,7 @@ LAMBDA: Machine = {
     "Retry": [RETRIER],
 }
 # Every type of state, both ways of nesting, and variables that reach where they are used.
-GOOD: Machine = {
+GOOD: Document = {
     "Comment": "Everything there is.",
     "QueryLanguage": "JSONata",
     "TimeoutSeconds": 600,
@@ -100,35 +97,11 @@ GOOD: Machine = {
 SUBSTITUTIONS = {"Arn", "Concurrency", "Queue"}
 
 
-def at(machine: Machine, path: str) -> Any:
-    """The value at `States.Each.Catch[0]`, whose names have no dots."""
-    value: Any = machine
-    for step in path.replace("[", ".").replace("]", "").split("."):
-        value = value[int(step)] if isinstance(value, list) else value[step]
-    return value
-
-
-def put(path: str, **fields: Any) -> Callable[[Machine], None]:
-    return lambda machine: at(machine, path).update(fields)
-
-
-def drop(path: str, field: str) -> Callable[[Machine], None]:
-    return lambda machine: at(machine, path).pop(field)
-
-
-def top(**fields: Any) -> Callable[[Machine], None]:
-    return lambda machine: machine.update(fields)
-
-
-def without(field: str) -> Callable[[Machine], None]:
-    return lambda machine: machine.pop(field)
-
-
 ONE = "States.Each.ItemProcessor.States.One"
 
-MISTAKES: list[tuple[Callable[[Machine], object], str, str]] = [
+MISTAKES: list[tuple[Edit, str, str]] = [
     # links
-    (top(StartAt="Strat"), "StartAt", "there is no state 'Strat'"),
+    (put("", StartAt="Strat"), "StartAt", "there is no state 'Strat'"),
     (put("States.Start", Next="Any"), "States.Start.Next", "there is no state 'Any'"),
     (put("States.Any?", Default="Nowhere"), "States.Any?.Default", "there is no state 'Nowhere'"),
     (put("States.Any?.Choices[0]", Next="Nowhere"), "States.Any?.Choices[0].Next", "there is no state"),
@@ -215,7 +188,7 @@ MISTAKES: list[tuple[Callable[[Machine], object], str, str]] = [
         "States.Start.QueryLanguage",
         '"JSONPath" can\'t stand here',
     ),
-    (top(QueryLanguage="JSONPath"), "QueryLanguage", '"JSONPath" can\'t stand here'),
+    (put("", QueryLanguage="JSONPath"), "QueryLanguage", '"JSONPath" can\'t stand here'),
     # fields
     (put(ONE, Argument={}), ONE, "there is no field 'Argument' here"),
     (put("States.Each", Timeoutseconds=1), "States.Each", "there is no field 'Timeoutseconds' here"),
@@ -230,9 +203,9 @@ MISTAKES: list[tuple[Callable[[Machine], object], str, str]] = [
     ),
     (drop("States.Each", "MaxConcurrency"), "States.Each", "MaxConcurrency is missing"),
     (put("States.Each", MaxConcurrency="${Concurrency}"), "States.Each.MaxConcurrency", "can't stand here"),
-    (without("Comment"), "", "Comment is missing"),
-    (without("TimeoutSeconds"), "", "TimeoutSeconds is missing"),
-    (without("QueryLanguage"), "", "QueryLanguage is missing"),
+    (drop("", "Comment"), "", "Comment is missing"),
+    (drop("", "TimeoutSeconds"), "", "TimeoutSeconds is missing"),
+    (drop("", "QueryLanguage"), "", "QueryLanguage is missing"),
     # errors and time
     (drop("States.Ask", "TimeoutSeconds"), "States.Ask", "TimeoutSeconds is missing"),
     (drop(ONE, "TimeoutSeconds"), ONE, "TimeoutSeconds is missing"),
@@ -260,12 +233,12 @@ MISTAKES: list[tuple[Callable[[Machine], object], str, str]] = [
         "States.ALL stands beside others",
     ),
     (
-        lambda machine: at(machine, ONE)["Retry"].insert(0, {**RETRIER, "ErrorEquals": ["States.ALL"]}),
+        insert(f"{ONE}.Retry", 0, {**RETRIER, "ErrorEquals": ["States.ALL"]}),
         f"{ONE}.Retry[0].ErrorEquals",
         "States.ALL hides the entries behind it",
     ),
     (
-        lambda machine: at(machine, "States.Each.Catch").append({"ErrorEquals": ["Mine"], "Next": "Empty"}),
+        insert("States.Each.Catch", 1, {"ErrorEquals": ["Mine"], "Next": "Empty"}),
         "States.Each.Catch[0].ErrorEquals",
         "States.ALL hides the entries behind it",
     ),
@@ -306,9 +279,7 @@ def test_a_definition_in_order_has_no_findings() -> None:
 
 
 @pytest.mark.parametrize(("mistake", "where", "problem"), MISTAKES, ids=lambda value: str(value)[:40])
-def test_a_mistake_is_found_where_it_is(
-    mistake: Callable[[Machine], object], where: str, problem: str
-) -> None:
+def test_a_mistake_is_found_where_it_is(mistake: Edit, where: str, problem: str) -> None:
     machine = copy.deepcopy(GOOD)
     mistake(machine)
 
