@@ -24,6 +24,7 @@ COMMANDS = {
     "sql": ("stepflake.sql:sql", "Run Snowflake SQL on this machine; external functions are really called."),
     "ddl": ("stepflake.ddl:ddl", "Print the SQL that declares a stack's functions in Snowflake."),
     "demo": ("stepflake.demo:demo", "Bring the stack up, call it from SQL, and show what happened."),
+    "runs": ("stepflake.runs:runs", "List, show, start, resume and stop runs of workflows."),
     "lint": ("stepflake.asl_lint:lint_command", "Check the state machines' definitions."),
 }
 
