@@ -7,7 +7,7 @@ from aws_lambda_powertools import Logger
 
 from runtime import batches
 from runtime.batches import Batch
-from runtime.errors import ResultError
+from runtime.errors import ResultError, named_for_retry
 
 logger = Logger()
 
@@ -33,9 +33,10 @@ def handler(event: Event, context: Any) -> Done:
     """Joins the chunks into the result. Raises ResultError where one is missing."""
     execution, batch = event["execution"], Batch.from_input(event["batch"])
     logger.append_keys(execution=execution)
-    with ThreadPoolExecutor(READERS) as pool:
-        chunks = list(pool.map(lambda chunk: load(execution, chunk), range(batch.chunks)))
-    batches.store_result(execution, batch, chunks)
+    with named_for_retry():
+        with ThreadPoolExecutor(READERS) as pool:
+            chunks = list(pool.map(lambda chunk: load(execution, chunk), range(batch.chunks)))
+        batches.store_result(execution, batch, chunks)
     return Done(chunks=batch.chunks, rows=batch.row_count)
 
 

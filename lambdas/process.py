@@ -7,7 +7,7 @@ from aws_lambda_powertools import Logger
 from runtime import batches, wire
 from runtime.batches import FunctionBatch
 from runtime.catalog import read_catalog
-from runtime.errors import ResultError, TransientError, is_transient
+from runtime.errors import ResultError, named_for_retry
 from runtime.remote import load_function, run_rows
 
 logger = Logger()
@@ -36,15 +36,11 @@ def handler(event: Event, context: Any) -> Done:
     logger.append_keys(execution=execution, chunk=chunk, function=batch.function)
     numbers = batch.chunk_range(chunk)
     done = Done(chunk=chunk, rows=len(numbers))
-    if event["again"] and is_done(execution, batch, chunk):
-        logger.info("chunk was finished before")
-        return done
-    try:
+    with named_for_retry():
+        if event["again"] and is_done(execution, batch, chunk):
+            logger.info("chunk was finished before")
+            return done
         process(execution, batch, chunk, numbers)
-    except Exception as error:
-        if is_transient(error) and not isinstance(error, TransientError):
-            raise TransientError(f"{type(error).__name__}: {error}") from error
-        raise
     logger.info("chunk", extra=done)
     return done
 

@@ -6,7 +6,7 @@ from aws_lambda_powertools import Logger
 
 from runtime import batches, wire
 from runtime.batches import WorkflowBatch
-from runtime.errors import RunUnfinished
+from runtime.errors import RunUnfinished, named_for_retry
 from runtime.executions import describe_execution, execution_arn
 
 logger = Logger()
@@ -35,9 +35,10 @@ def handler(event: Event, context: Any) -> None:
     batch = WorkflowBatch.from_input(event["batch"])
     logger.append_keys(execution=event["execution"], row=event["row"], workflow=batch.workflow)
     arn = execution_arn(batch.workflow, event["run"])
-    value = row_value(batch, arn, event["outcome"])
-    rendered = wire.render_rows([wire.dump_json(value)], event["row"])
-    batches.store_chunk(event["execution"], batch, event["row"], rendered)
+    with named_for_retry():
+        value = row_value(batch, arn, event["outcome"])
+        rendered = wire.render_rows([wire.dump_json(value)], event["row"])
+        batches.store_chunk(event["execution"], batch, event["row"], rendered)
 
 
 def row_value(batch: WorkflowBatch, arn: str, outcome: Outcome) -> wire.Json:

@@ -8,10 +8,11 @@ that the decorator's arguments are literals, which the error below says.
 import ast
 import json
 import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 FUNCTIONS_DIR = Path(__file__).parent.parent / "functions"
 WORKFLOWS_DIR = Path(__file__).parent.parent / "workflows"
@@ -37,6 +38,18 @@ SNOWFLAKE_TYPES = {
 DEFAULT_CHUNK_ROWS = 4096
 
 OnError = Literal["fail", "null", "object"]
+
+# The arguments of @remote_function, and their types.
+OPTIONS = {
+    "vectorised": bool,
+    "chunk_rows": int,
+    "concurrency": int,
+    "on_error": str,
+    "diagnostic": bool,
+    "sql_names": tuple,
+}
+
+SQL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
 
 
 class CatalogError(Exception):
@@ -121,7 +134,10 @@ def read_catalog(folder: Path = FUNCTIONS_DIR, *, diagnostics: bool | None = Non
 
 @lru_cache(maxsize=256)
 def _read(path: Path, _changed: int) -> Signature:
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except SyntaxError as error:
+        raise CatalogError(f"{path}:{error.lineno}: this is not Python: {error.msg}") from error
     functions = [
         (node, decorator)
         for node in tree.body
@@ -136,6 +152,8 @@ def _read(path: Path, _changed: int) -> Signature:
         )
     node, decorator = functions[0]
     options = _options(path, decorator)
+    if problem := _problem(options):
+        raise CatalogError(f"{path}:{decorator.lineno}: {problem}")
     vectorised = bool(options.get("vectorised", False))
     arguments = node.args
     if arguments.kwonlyargs or arguments.kwarg or arguments.defaults:
@@ -157,6 +175,25 @@ def _read(path: Path, _changed: int) -> Signature:
         doc=(ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " "),
         **{"sql_names": (path.stem,), **options},
     )
+
+
+def _problem(options: dict[str, Any]) -> str | None:
+    """What is wrong with the decorator's arguments."""
+    for name, value in options.items():
+        if name not in OPTIONS:
+            return f"@remote_function has no argument {name}; it has {', '.join(OPTIONS)}"
+        if type(value) is not OPTIONS[name]:
+            return f"{name} must be a literal of type {OPTIONS[name].__name__}"
+    if min(options.get("chunk_rows", 1), options.get("concurrency", 1)) < 1:
+        return "chunk_rows and concurrency are at least 1"
+    if (policy := options.get("on_error", "fail")) not in get_args(OnError):
+        return f"on_error is {policy!r}; it must be one of {', '.join(get_args(OnError))}"
+    if options.get("vectorised") and options.get("concurrency", 1) > 1:
+        return "a vectorised function gets all rows in one call: concurrency is its own affair"
+    names = options.get("sql_names", ("_",))
+    if not names or not all(isinstance(name, str) and SQL_NAME.fullmatch(name) for name in names):
+        return "sql_names must be names that SQL takes unquoted: letters, digits and _"
+    return None
 
 
 def _decorator_name(decorator: ast.expr) -> str | None:

@@ -9,6 +9,8 @@ worker once). Final: all other ChunkErrors, since trying again would give the sa
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class ApiError(Exception):
@@ -141,4 +143,15 @@ def is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error, botocore.ClientError):
         return error.response.get("Error", {}).get("Code") in TRANSIENT_CODES
-    return isinstance(error, botocore.HTTPClientError)
+    return isinstance(error, botocore.HTTPClientError | botocore.ConnectionError)
+
+
+@contextmanager
+def named_for_retry() -> Iterator[None]:
+    """What is transient leaves as a TransientError, the name that the machine's Retry matches."""
+    try:
+        yield
+    except Exception as error:
+        if is_transient(error) and not isinstance(error, TransientError):
+            raise TransientError(f"{type(error).__name__}: {error}") from error
+        raise

@@ -45,7 +45,7 @@ def execution_name(kind: str, name: str, batch_id: str) -> str:
     At most 73 characters of [0-9A-Za-z_-]; 160 bits of the hash keep batches apart. `kind` is the URL's:
     functions or workflows.
     """
-    digest = hashlib.sha256(f"{kind}/{name}\n{batch_id}".encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([kind, name, batch_id]).encode()).hexdigest()
     readable = re.sub("[^0-9A-Za-z_-]", "_", name)[:32]
     return f"{readable}-{digest[:40]}"
 

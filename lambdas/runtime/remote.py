@@ -2,7 +2,7 @@
 
 import importlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 from runtime import wire
 from runtime.catalog import DEFAULT_CHUNK_ROWS, OnError, Parameter, Signature
 from runtime.errors import ArgumentError, ChunkError, FunctionError, ResultError, TransientError, is_transient
+
+# What an error keeps of its message.
+MESSAGE_CHARS = 500
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Row = list[wire.Json]
@@ -28,23 +31,17 @@ def remote_function(
     """Makes the function of a file in `functions/` callable from SQL. The function itself stays as it is.
 
     Its type hints are its SQL signature (runtime.catalog.SNOWFLAKE_TYPES); all arguments must be literals,
-    as `runtime.catalog` reads them without running the file.
+    as `runtime.catalog` reads and checks them without running the file.
 
     vectorised:  it takes one list for each parameter and returns a list, an item for each row; an item that
                  is an exception is that row's error. Otherwise it is called once for each row.
     chunk_rows:  rows that one `process` call handles; what is finished is not repeated by a retry.
     concurrency: rows that wait side by side, in threads; for functions that call another service.
     on_error:    what an error in a row does: "fail" the batch, answer "null", or answer an "object"
-                 {"error": type, "cause": message}.
+                 {"error": type, "cause": message}. A TransientError is tried again, whatever this says.
     diagnostic:  deployed only where the template's Diagnostics parameter is true.
     sql_names:   the names it has in SQL, if not only its own.
     """
-    if chunk_rows < 1 or concurrency < 1:
-        raise ValueError("chunk_rows and concurrency are at least 1")
-    if on_error not in ("fail", "null", "object"):
-        raise ValueError(f'on_error is "fail", "null" or "object", not {on_error!r}')
-    if vectorised and concurrency > 1:
-        raise ValueError("a vectorised function gets all rows in one call: concurrency is its own affair")
 
     def mark(function: Function) -> Function:
         return function
@@ -66,35 +63,34 @@ def run_rows(
     Raises FunctionError, ArgumentError or ResultError naming the row (where on_error is "fail"), and
     TransientError where trying again may help. `first_row`: the number of the first row in its batch.
     """
-    values: Iterable[Any]
     if signature.vectorised:
-        values = _run_vectorised(signature, function, rows, first_row)
-    elif signature.concurrency > 1 and len(rows) > 1:
-        values = _run_side_by_side(signature, function, rows, first_row)
-    else:
-        values = (_run_row(signature, function, row, n) for n, row in enumerate(rows, first_row))
-    return [_encode(signature, value, n) for n, value in enumerate(values, first_row)]
+        return _run_vectorised(signature, function, rows, first_row)
+    if signature.concurrency > 1 and len(rows) > 1:
+        return _run_side_by_side(signature, function, rows, first_row)
+    return [_run_row(signature, function, row, n) for n, row in enumerate(rows, first_row)]
 
 
-def _run_row(signature: Signature, function: Callable[..., Any], row: Row, number: int) -> Any:
+def _run_row(signature: Signature, function: Callable[..., Any], row: Row, number: int) -> str:
     try:
-        return function(*_convert(signature, row, number))
+        value = function(*_convert(signature, row, number))
     except Exception as error:  # noqa: BLE001 - whatever a user's function raises has a decided outcome
-        return _row_error(signature, error, number)
+        return _failure(signature, error, number)
+    return _encode(signature, value, number)
 
 
 def _run_side_by_side(
     signature: Signature, function: Callable[..., Any], rows: Sequence[Row], first_row: int
-) -> Iterator[Any]:
+) -> list[str]:
     pool = ThreadPoolExecutor(min(signature.concurrency, len(rows)), thread_name_prefix=signature.name)
     try:
-        yield from pool.map(
+        texts = pool.map(
             _run_row,
             itertools.repeat(signature),
             itertools.repeat(function),
             rows,
             itertools.count(first_row),
         )
+        return list(texts)
     finally:
         # Where one row fails the batch, rows that have not begun need not begin.
         pool.shutdown(cancel_futures=True)
@@ -102,56 +98,72 @@ def _run_side_by_side(
 
 def _run_vectorised(
     signature: Signature, function: Callable[..., Any], rows: Sequence[Row], first_row: int
-) -> list[Any]:
-    values: list[Any] = [None] * len(rows)
+) -> list[str]:
+    texts = [""] * len(rows)
     good: list[int] = []
     columns: list[list[Any]] = []
     for index, row in enumerate(rows):
         try:
             columns.append(_convert(signature, row, first_row + index))
         except ArgumentError as error:
-            values[index] = _row_error(signature, error, first_row + index)
+            texts[index] = _failure(signature, error, first_row + index)
         else:
             good.append(index)
     if not good:
-        return values
+        return texts
     try:
         returned = function(*(list(column) for column in zip(*columns, strict=True)))
     except Exception as error:  # noqa: BLE001 - whatever a user's function raises has a decided outcome
         for index in good:
-            values[index] = _row_error(signature, error, None)
-        return values
+            texts[index] = _failure(signature, error, None)
+        return texts
     if not isinstance(returned, list):
         raise ResultError(f"{signature.name} returned {type(returned).__name__}; it must return a list")
     if len(returned) != len(good):
         raise ResultError(f"{signature.name} got {len(good)} rows and returned {len(returned)}")
     for index, value in zip(good, returned, strict=True):
-        is_error = isinstance(value, Exception)
-        values[index] = _row_error(signature, value, first_row + index) if is_error else value
-    return values
+        become = _failure if isinstance(value, Exception) else _encode
+        texts[index] = become(signature, value, first_row + index)
+    return texts
 
 
-def _row_error(signature: Signature, error: Exception, row: int | None) -> Any:
-    """What a row's error becomes, by the function's policy: raised, None, or an object."""
-    if signature.on_error == "null":
-        return None
-    if signature.on_error == "object":
-        return {"error": type(error).__name__, "cause": str(error)}
+def _failure(signature: Signature, error: Exception, row: int | None) -> str:
+    """What a row's error becomes, by the function's policy: raised, null, or an object."""
+    if not isinstance(error, TransientError):
+        if signature.on_error == "null":
+            return "null"
+        if signature.on_error == "object":
+            return wire.dump_json({"error": type(error).__name__, "cause": _short(str(error))})
     if isinstance(error, ChunkError) and not isinstance(error, TransientError):
         raise error
     where = signature.name if row is None else f"{signature.name}, row {row}"
-    message = f"{where}: {type(error).__name__}: {error}"
+    message = _short(f"{where}: {type(error).__name__}: {error}")
     raise (TransientError if is_transient(error) else FunctionError)(message) from error
+
+
+def _short(message: str) -> str:
+    # A long one would exceed what Step Functions keeps, and half of a surrogate pair what UTF-8 can say.
+    text = message.encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= MESSAGE_CHARS else text[: MESSAGE_CHARS - 1] + "…"
 
 
 def _encode(signature: Signature, value: Any, row: int) -> str:
     try:
+        _check_hint(signature.returns, value)
         text = wire.dump_json(value, default=_encode_special)
         text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
-        failure = ResultError(f"{signature.name}, row {row}: the value it returned is not JSON: {error}")
-        return wire.dump_json(_row_error(signature, failure, row))
+        message = f"{signature.name}, row {row}: the value it returned cannot be answered: {error}"
+        return _failure(signature, ResultError(_short(message)), row)
     return text
+
+
+def _check_hint(hint: str, value: Any) -> None:
+    if value is None or hint == "Any":
+        return
+    # bool is an int to Python, but not to SQL.
+    if not isinstance(value, _RETURNED[hint]) or isinstance(value, bool) is not (hint == "bool"):
+        raise TypeError(f"it is {type(value).__name__}, and the hint says {hint}")
 
 
 def _encode_special(value: Any) -> Any:
@@ -212,6 +224,20 @@ def _exactly(kind: type) -> Callable[[wire.Json], Any]:
 
     return check
 
+
+_RETURNED: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float, Decimal),
+    "Decimal": (int, float, Decimal),
+    "bool": (bool,),
+    "date": (date,),
+    "time": (time,),
+    "datetime": (datetime,),
+    "bytes": (bytes, bytearray),
+    "dict": (dict,),
+    "list": (list, tuple),
+}
 
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "str": _exactly(str),

@@ -4,13 +4,14 @@ https://docs.snowflake.com/en/sql-reference/external-functions-data-format
 """
 
 import base64
-import binascii
 import gzip
 import hashlib
+import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import simplejson
@@ -30,8 +31,15 @@ MAX_BODY_CHARS = 6 * 1024 * 1024 - 64 * 1024
 # What a compressed body may unpack to: enough for a 6 MB gzip of ordinary rows, too little for a zip bomb.
 MAX_UNPACKED_BYTES = 64 * 1024 * 1024
 
-# The largest double has 309 digits before the point; a literal beyond becomes Infinity in what reads it.
-MAX_EXPONENT = 308
+# The largest double has 309 digits before the point: a number of as many may be more than a double holds.
+DOUBLE_DIGITS = 309
+
+# What an error shows of a number.
+SHOWN_CHARS = 40
+
+# Where a text has digits, quickly: a regular expression costs 20 times as much.
+_DIGITS_TO_ZEROS = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
+_LONG_NUMBER = b"0" * DOUBLE_DIGITS
 
 REMEDY = "lower MAX_BATCH_ROWS on the external function"
 
@@ -49,10 +57,11 @@ class Request:
     @property
     def accepts_gzip(self) -> bool:
         """Whether the caller reads a gzipped answer."""
-        codings = (coding.partition(";") for coding in self.headers.get("accept-encoding", "").split(","))
+        header = self.headers.get("accept-encoding", "").lower().replace(" ", "")
+        codings = (coding.partition(";") for coding in header.split(","))
+        # q=0, q=0.0, q=0.000: refused. https://www.rfc-editor.org/rfc/rfc9110#section-12.4.2
         return any(
-            name.strip() in ("gzip", "*") and quality.replace(" ", "") not in ("q=0", "q=0.0")
-            for name, _, quality in codings
+            name in ("gzip", "*") and not re.fullmatch(r"q=0\.?0*", quality) for name, _, quality in codings
         )
 
     @property
@@ -79,7 +88,7 @@ class Rows:
 
 def parse_request(event: Event) -> Request:
     """A REST API proxy event as a Request. Raises BadRequest where a header is missing or unknown."""
-    headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+    headers = _headers(event)
     version = headers.get(HEADER + "format-version", "1.0")
     if version != "1.0":
         raise BadRequest(f"header {HEADER}format-version is {version!r}; this service speaks version 1.0")
@@ -104,6 +113,8 @@ def parse_rows(event: Event) -> Rows:
         raise BadRequest(f"the body is not UTF-8: byte {error.start} is {body[error.start]:#04x}") from None
     except ValueError as error:
         raise BadRequest(f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise BadRequest("the body nests arrays or objects too deeply to be read") from None
     if not isinstance(document, dict) or "data" not in document:
         raise BadRequest('the body must be a JSON object with the array "data": {"data": [[0, ...], ...]}')
     data = document["data"]
@@ -148,9 +159,9 @@ def dump_json(value: Json, default: Any = None) -> str:
         namedtuple_as_object=False,
         default=default,
     )
-    # simplejson writes Decimal("NaN") as it stands; reading it again is how that is seen.
-    if "NaN" in text or "Infinity" in text:
-        simplejson.loads(text, parse_constant=_refuse_constant)
+    # simplejson writes Decimal("NaN") and Decimal("1E+400") as they stand; reading them again tells.
+    if any(sign in text for sign in ("NaN", "Infinity", "E+")) or _has_long_number(text):
+        parse_json(text)
     return text
 
 
@@ -199,6 +210,10 @@ def answer_error(error: ApiError) -> Answer:
     return _answer(error.status, {"error": type(error).__name__, "message": str(error)})
 
 
+def _headers(event: Event) -> dict[str, str]:
+    return {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+
+
 def _unpacked_size(packed: bytes) -> int:
     # The last four bytes of a gzip are its unpacked size, of which render_result writes one member.
     return int.from_bytes(packed[-4:], "little")
@@ -210,14 +225,15 @@ def _answer(status: int, document: Json) -> Answer:
 
 
 def _unpack(event: Event) -> bytes:
-    text = event.get("body") or ""
+    headers = _headers(event)
+    text: str = event.get("body") or ""
     if len(text) > MAX_BODY_CHARS:
         raise RequestTooLarge(
             f"the request has {len(text):,} bytes and at most {MAX_BODY_CHARS:,} reach the service; {REMEDY}"
         )
     try:
         body = base64.b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode("utf-8")
-    except (binascii.Error, UnicodeEncodeError) as error:
+    except ValueError as error:
         raise BadRequest(f"the body did not arrive whole: {error}") from None
     # API Gateway may have unpacked the body and left `Content-Encoding` standing: the bytes tell, the header
     # does not. No JSON text begins with these bytes.
@@ -225,6 +241,9 @@ def _unpack(event: Event) -> bytes:
         return _decompress(body, 16 + zlib.MAX_WBITS)
     if body[:1] == b"\x78":
         return _decompress(body, zlib.MAX_WBITS)
+    # A deflate stream without zlib's header, which some call deflate, has no mark of its own.
+    if headers.get("content-encoding", "").lower() == "deflate" and not body.lstrip().startswith(b"{"):
+        return _decompress(body, -zlib.MAX_WBITS)
     return body
 
 
@@ -238,20 +257,38 @@ def _decompress(body: bytes, window_bits: int) -> bytes:
         raise RequestTooLarge(f"the body unpacks to more than {MAX_UNPACKED_BYTES:,} bytes; {REMEDY}")
     if not unpacker.eof:
         raise BadRequest("the compressed body ends in the middle")
+    if unpacker.unused_data:
+        raise BadRequest(f"{len(unpacker.unused_data)} bytes follow the end of the compressed body")
     return unpacked
 
 
 def _parse_int(literal: str) -> int:
-    if len(literal) > MAX_EXPONENT + 1:
-        raise ValueError(f"a number of {len(literal)} digits is beyond what SQL and JSON readers hold")
+    if len(literal) >= DOUBLE_DIGITS:
+        _refuse_infinity(literal)
     return int(literal)
 
 
 def _parse_decimal(literal: str) -> Decimal:
-    number = Decimal(literal)
-    if number and number.adjusted() > MAX_EXPONENT:
-        raise ValueError(f"the number {literal[:40]} would become Infinity in what reads it")
+    try:
+        number = Decimal(literal)
+    except InvalidOperation:
+        raise ValueError(f"the exponent of the number {_shortened(literal)} is out of range") from None
+    if number.adjusted() >= DOUBLE_DIGITS - 1:
+        _refuse_infinity(literal)
     return number
+
+
+def _has_long_number(text: str) -> bool:
+    return _LONG_NUMBER in text.encode("utf-8", "surrogatepass").translate(_DIGITS_TO_ZEROS)
+
+
+def _refuse_infinity(literal: str) -> None:
+    if math.isinf(float(literal)):
+        raise ValueError(f"the number {_shortened(literal)} would become Infinity in what reads it")
+
+
+def _shortened(literal: str) -> str:
+    return literal if len(literal) <= SHOWN_CHARS else literal[: SHOWN_CHARS - 1] + "…"
 
 
 def _refuse_constant(literal: str) -> None:
