@@ -13,7 +13,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ class StateMachine:
     ) -> StateResult:
         """What `state` does with its input; a Task: what it does with a `failure` after so many `retries`.
 
-        A state inside of a Map or a Parallel may be named too.
+        A state inside of a Map or a Parallel may be named too. There is no output of a Task.
         """
         level = next((level for level in _levels(self.definition) if state in level["States"]), None)
         assert level is not None, f"there is no state {state!r}"
@@ -121,10 +121,29 @@ class StateMachine:
             raise ValueError(
                 f"TestState on the local engine can't tell what {state!r} ({kind}) does here; use run()"
             )
-        request: dict[str, Any] = {}
-        if failure:
-            request["mock"] = {"errorOutput": {"error": failure.error, "cause": failure.cause}}
-            request["stateConfiguration"] = {"retrierRetryCount": retries}
+        if failure is None:
+            return self._test(level, state, state_input, variables, context)
+        mock = {
+            "mock": {"errorOutput": {"error": failure.error, "cause": failure.cause}},
+            "stateConfiguration": {"retrierRetryCount": retries},
+        }
+        # The engine's TestState looks at Catch first, though an error is caught only when retries are used up.
+        without_catch = {name: fields for name, fields in level["States"][state].items() if name != "Catch"}
+        retrying = {**level, "States": {**level["States"], state: without_catch}}
+        result = self._test(retrying, state, state_input, variables, context, **mock)
+        if result.status != "RETRIABLE":
+            result = self._test(level, state, state_input, variables, context, **mock)
+        return replace(result, output=None)
+
+    def _test(
+        self,
+        level: Mapping[str, Any],
+        state: str,
+        state_input: Any,
+        variables: Mapping[str, Any] | None,
+        context: Mapping[str, Any] | None,
+        **mock: Any,
+    ) -> StateResult:
         found = self.client.test_state(
             definition=json.dumps({**level, "QueryLanguage": self.definition["QueryLanguage"]}),
             stateName=state,
@@ -132,7 +151,7 @@ class StateMachine:
             variables=json.dumps(variables or {}),
             # The engine takes variables from the context alone.
             context=json.dumps({**(context or {}), "variables": variables or {}}),
-            **request,
+            **mock,
         )
         return StateResult(
             status=found["status"],
