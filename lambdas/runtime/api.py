@@ -47,20 +47,14 @@ def find_target(request: wire.Request) -> Signature | Workflow:
     return catalog[request.name]
 
 
-def wait_for_result(
-    execution: str,
-    seconds: float,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> batches.Result | None:
+def wait_for_result(execution: str, seconds: float) -> batches.Result | None:
     """The result once it is there, or None after `seconds`. Asks S3 only, which scales as callers do."""
-    deadline = clock() + seconds
+    deadline = time.monotonic() + seconds
     delay = FIRST_DELAY_SECONDS
     while True:
         result = batches.load_result(execution)
-        left = deadline - clock()
+        left = deadline - time.monotonic()
         if result is not None or left <= 0:
             return result
-        sleep(min(delay, left))
+        time.sleep(min(delay, left))
         delay = min(delay * 1.15, LONGEST_DELAY_SECONDS)
