@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import tomllib
 import zipfile
@@ -294,6 +295,7 @@ def _build(root: Path) -> Build:
         digest = _source_digest(root, bootstrap)
         target = cache / "builds" / digest
         if not target.exists():
+            _check_template(root / "template.yaml", cache)
             partial = cache / "builds" / "partial"
             shutil.rmtree(partial, ignore_errors=True)
             _sam_build(root, cache, partial)
@@ -355,6 +357,40 @@ def _source_digest(root: Path, bootstrap: str) -> str:
             digest.update(f"\0{path.relative_to(root)}\0{path.stat().st_mode}\0".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _check_template(template: Path, cache: Path) -> None:
+    """Raises StackError for what CloudFormation would refuse and the engine doesn't, as a dangling !Ref."""
+    checked = cache / "checked-template"
+    if checked.exists() and checked.read_bytes() == template.read_bytes():
+        return
+    result = subprocess.run(  # noqa: S603
+        [
+            str(Path(sys.executable).parent / "cfn-lint"),
+            "--non-zero-exit-code=error",
+            "--format=json",
+            "--",
+            str(template),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=template.parent,  # has its settings
+    )
+    if result.returncode:
+        try:
+            matches = json.loads(result.stdout)
+        except ValueError:
+            raise StackError(f"cfn-lint failed:\n{result.stderr}{result.stdout}") from None
+        lines = [f"{template} is not a template that CloudFormation takes:"]
+        for match in matches:
+            if match["Level"] == "Error":
+                place = ".".join(str(part) for part in match["Location"]["Path"] or [])
+                line = match["Location"]["Start"]["LineNumber"]
+                message = textwrap.shorten(match["Message"], 300)
+                lines.append(f"  line {line}, {place}: {message} ({match['Rule']['Id']})")
+        raise StackError("\n".join(lines))
+    checked.write_bytes(template.read_bytes())
 
 
 def _sam_build(root: Path, cache: Path, target: Path) -> None:
