@@ -32,6 +32,8 @@ TRANSIENT_LAMBDA_ERRORS = (
     "Lambda.SdkClientException",
     "Lambda.TooManyRequestsException",
 )
+# https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html
+_TERMINAL_ERROR = "States.DataLimitExceeded"
 _TERMINAL_TYPES = ("Succeed", "Fail")
 _LINKED_TYPES = ("Task", "Pass", "Wait", "Map", "Parallel")
 _INTRINSIC = re.compile(r"^States\.\w+\(")
@@ -304,6 +306,13 @@ def _errors(state: Definition, where: str) -> Iterator[Finding]:
             if "States.ALL" in errors and i < len(entries) - 1:
                 yield Finding(
                     f"{here}.ErrorEquals", "States.ALL hides the entries behind it", "move it to the end"
+                )
+            caught = {error for earlier in entries[:i] for error in _strings(earlier.get("ErrorEquals"))}
+            if field == "Catch" and "States.ALL" in errors and _TERMINAL_ERROR not in caught:
+                yield Finding(
+                    f"{here}.ErrorEquals",
+                    f"on AWS, States.ALL doesn't catch {_TERMINAL_ERROR} (more than 256 KiB of data)",
+                    "put a catcher that names it before this one",
                 )
             for error in errors:
                 if error.startswith("States.") and error not in asl_schema.ERROR_NAMES:

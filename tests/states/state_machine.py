@@ -127,7 +127,7 @@ class StateMachine:
             "mock": {"errorOutput": {"error": failure.error, "cause": failure.cause}},
             "stateConfiguration": {"retrierRetryCount": retries},
         }
-        # The engine's TestState looks at Catch first, though an error is caught only when retries are used up.
+        # The engine's TestState looks at Catch first; it is there for when the retries are used up.
         without_catch = {name: fields for name, fields in level["States"][state].items() if name != "Catch"}
         retrying = {**level, "States": {**level["States"], state: without_catch}}
         result = self._test(retrying, state, state_input, variables, context, **mock)

@@ -35,6 +35,7 @@ UNCLEAR = [
     ("Run", "StepFunctions.ExecutionAlreadyExistsException"),
     ("Run", "States.TaskFailed"),
     ("Run", "States.Timeout"),
+    ("Run", "States.DataLimitExceeded"),
     ("Start run", "StepFunctions.ExecutionAlreadyExistsException"),
 ]
 

@@ -59,10 +59,15 @@ GOOD: Document = {
             },
             "Catch": [
                 {
+                    "ErrorEquals": ["States.DataLimitExceeded"],
+                    "Assign": {"why": "too large"},
+                    "Next": "Empty",
+                },
+                {
                     "ErrorEquals": ["States.ALL"],
                     "Assign": {"why": "{% $states.errorOutput.Cause %}"},
                     "Next": "Empty",
-                }
+                },
             ],
             "Output": "{% $map($states.result, function($v, $i) { {'i': $i, 'v': $v} }) %}",
             "Next": "Both",
@@ -105,7 +110,7 @@ MISTAKES: list[tuple[Edit, str, str]] = [
     (put("States.Start", Next="Any"), "States.Start.Next", "there is no state 'Any'"),
     (put("States.Any?", Default="Nowhere"), "States.Any?.Default", "there is no state 'Nowhere'"),
     (put("States.Any?.Choices[0]", Next="Nowhere"), "States.Any?.Choices[0].Next", "there is no state"),
-    (put("States.Each.Catch[0]", Next="Nowhere"), "States.Each.Catch[0].Next", "there is no state"),
+    (put("States.Each.Catch[1]", Next="Nowhere"), "States.Each.Catch[1].Next", "there is no state"),
     (put(ONE, Next="Done"), f"{ONE}.Next", "there is no state 'Done' here"),
     (put("States", Lost={"Type": "Succeed"}), "States.Lost", "nothing leads to it"),
     (put("States.Start", Next="Each"), "States.Any?", "nothing leads to it"),
@@ -152,8 +157,8 @@ MISTAKES: list[tuple[Edit, str, str]] = [
     (put(ONE, Output="{% $states.results %}"), f"{ONE}.Output", "$states.results does not exist here"),
     (put(ONE, Arguments="{% $states.result %}"), f"{ONE}.Arguments", "$states.result does not exist here"),
     (
-        put("States.Each.Catch[0]", Output="{% $states.result %}"),
-        "States.Each.Catch[0].Output",
+        put("States.Each.Catch[1]", Output="{% $states.result %}"),
+        "States.Each.Catch[1].Output",
         "$states.result does",
     ),
     (
@@ -238,14 +243,19 @@ MISTAKES: list[tuple[Edit, str, str]] = [
         "States.ALL hides the entries behind it",
     ),
     (
-        insert("States.Each.Catch", 1, {"ErrorEquals": ["Mine"], "Next": "Empty"}),
-        "States.Each.Catch[0].ErrorEquals",
+        insert("States.Each.Catch", 2, {"ErrorEquals": ["Mine"], "Next": "Empty"}),
+        "States.Each.Catch[1].ErrorEquals",
         "States.ALL hides the entries behind it",
     ),
     (
-        put("States.Each.Catch[0]", ErrorEquals=["States.Timedout"]),
-        "States.Each.Catch[0].ErrorEquals",
+        put("States.Each.Catch[1]", ErrorEquals=["States.Timedout"]),
+        "States.Each.Catch[1].ErrorEquals",
         "Step Functions has no error States.Timedout",
+    ),
+    (
+        put("States.Each.Catch[0]", ErrorEquals=["States.Timeout"]),
+        "States.Each.Catch[1].ErrorEquals",
+        "States.ALL doesn't catch States.DataLimitExceeded",
     ),
     # what the local engine passes over, or hangs on
     (put("States.Done", Output="x"), "States.Done.Output", "the local engine ignores it on a Succeed"),
@@ -319,7 +329,7 @@ def test_a_variable_that_one_of_two_paths_assigns_may_be_used() -> None:
     machine = copy.deepcopy(GOOD)
     at(machine, "States.Any?.Choices[0]")["Assign"] = {"some": True}
     machine["States"]["Empty"]["Cause"] = "{% $exists($some) ? 'some' : $why %}"
-    at(machine, "States.Each.Catch[0]")["Next"] = "Empty"
+    at(machine, "States.Each.Catch[1]")["Next"] = "Empty"
 
     assert lint(machine) == []
 
