@@ -251,7 +251,7 @@ class SnowflakeClient:
                 method, content, retries = "GET", b"", 0
                 delay, poll = poll, min(poll * POLL_GROWTH, LONGEST_POLL_SECONDS)
                 trouble = "because it was still running (202)"
-            elif status in (0, THROTTLED) or status >= SERVER_ERROR:
+            elif is_passing(status):
                 retries += 1
                 if retries > RETRIES:
                     raise ExternalFunctionError(
@@ -310,6 +310,11 @@ class _Answer:
     body: bytes = b""
     received: bytes = b""
     md5: str | None = None
+
+
+def is_passing(status: int) -> bool:
+    """Whether Snowflake tries again after this status; 0 stands for no answer at all."""
+    return status in (0, THROTTLED) or status >= SERVER_ERROR
 
 
 def region_of(url: str) -> str | None:
