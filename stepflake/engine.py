@@ -109,34 +109,7 @@ class Engine:
         temporary = state / "tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        variables = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        variables |= {
-            "AUTH": "true",
-            "GATEWAY_PORT": str(port),
-            "BIND_HOST": HOST,
-            "MINISTACK_HOST": HOST,
-            "MINISTACK_REGION": REGION,
-            # Handlers inherit it: their boto3 clients call this engine.
-            "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
-            "NO_PROXY": f"{HOST},localhost",
-            # Caches and what Lambdas write to their temporary directory; gone with the stack.
-            "TMPDIR": str(temporary),
-            "HOME": str(temporary),
-            "STATE_DIR": str(temporary / "state"),
-            "S3_DATA_DIR": str(temporary / "s3"),
-            # As on Lambda.
-            "TZ": "UTC",
-            "LANG": "C.UTF-8",
-            # A POST that waits for its rows holds a thread, and its rows need others.
-            "MINISTACK_WORKER_THREADS": "256",
-            "LOG_LEVEL": "WARNING",
-            # Nothing outside of this directory: no fixed ports, no containers.
-            "IOT_MTLS_ENABLED": "0",
-            "SFTP_ENABLED": "0",
-            "DOCKER_HOST": "unix:///nonexistent",
-            STATE_VARIABLE: str(state),
-        }
-        variables |= environment
+        variables = {**_environment(state, port), **environment}
         with (state / "engine.lock").open("w") as lock, (state / "engine.log").open("wb") as log:
             fcntl.flock(lock, fcntl.LOCK_EX)
             process = subprocess.Popen(
@@ -194,6 +167,36 @@ class Engine:
         if child := _children.pop(self.pid, None):
             child.wait()
         _kill_lambdas(self.state)
+
+
+def _environment(state: Path, port: int) -> dict[str, str]:
+    temporary = str(state / "tmp")
+    return {name: os.environ[name] for name in _INHERITED if name in os.environ} | {
+        "AUTH": "true",
+        "GATEWAY_PORT": str(port),
+        "BIND_HOST": HOST,
+        "MINISTACK_HOST": HOST,
+        "MINISTACK_REGION": REGION,
+        # Handlers inherit it: their boto3 clients call this engine.
+        "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
+        "NO_PROXY": f"{HOST},localhost",
+        # Caches, and what Lambdas write to their temporary directory; gone with the stack.
+        "TMPDIR": temporary,
+        "HOME": temporary,
+        "STATE_DIR": f"{temporary}/state",
+        "S3_DATA_DIR": f"{temporary}/s3",
+        # As on Lambda.
+        "TZ": "UTC",
+        "LANG": "C.UTF-8",
+        # A POST that waits for its rows holds a thread, and its rows need others.
+        "MINISTACK_WORKER_THREADS": "256",
+        "LOG_LEVEL": "WARNING",
+        # Nothing outside of this directory: no fixed ports, no containers.
+        "IOT_MTLS_ENABLED": "0",
+        "SFTP_ENABLED": "0",
+        "DOCKER_HOST": "unix:///nonexistent",
+        STATE_VARIABLE: str(state),
+    }
 
 
 def _is_locked(state: Path) -> bool:

@@ -484,7 +484,11 @@ def _deploy(root: Path, build: Build, engine: Engine, parameters: Mapping[str, s
         except EngineDiedError:
             raise
         except StackError as error:
-            raise StackError("\n".join([str(error), *_failures(name, engine)])) from error
+            failures = _failures(name, engine)
+            if not failures:
+                raise
+            log = engine.state / "sam-deploy.log"
+            raise StackError("\n".join(["The deployment failed:", *failures, f"All of it: {log}"])) from error
         stack = Stack.describe(name, REGION, endpoint=engine.url)
     record.write_text(json.dumps(wanted))
     return stack
@@ -499,11 +503,14 @@ def _failures(name: str, engine: Engine) -> list[str]:
         events = client.describe_stack_events(StackName=name)["StackEvents"]
     except (BotoCoreError, ClientError):
         return []  # it didn't come to a stack: what sam says is all there is
-    failed = [event for event in events if event["ResourceStatus"].endswith("_FAILED")]
-    return [
-        f"  {event['LogicalResourceId']}: {event.get('ResourceStatusReason', '')}"
-        for event in reversed(failed)
-    ]
+    failures: list[str] = []
+    for event in events:  # the newest first
+        status, resource = event["ResourceStatus"], event["LogicalResourceId"]
+        if resource == name and status in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"):
+            break
+        if status.endswith("_FAILED"):
+            failures.insert(0, f"  {resource}: {event.get('ResourceStatusReason', '')}")
+    return failures
 
 
 def _run_sam(cache: Path, arguments: list[str], engine: Engine | None = None) -> str:

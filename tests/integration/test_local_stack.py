@@ -192,7 +192,9 @@ def get(stack: Stack) -> tuple[int, str]:
     request = AWSRequest("GET", f"{stack.api_url}/functions/echo")
     SigV4Auth(stack.credentials, "execute-api", stack.region).add_auth(request)
     with urllib3.PoolManager() as pool:
-        answer = pool.request("GET", request.url, headers=dict(request.headers), timeout=30, retries=False)
+        answer = pool.request(
+            "GET", str(request.url), headers=dict(request.headers), timeout=30, retries=False
+        )
         return answer.status, answer.data.decode()
 
 
