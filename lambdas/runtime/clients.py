@@ -37,6 +37,12 @@ def stepfunctions() -> "SFNClient":
 
 
 @cache
+def task_callbacks() -> "SFNClient":
+    """AWS Step Functions for SendTask*: many workers answer at once, and a throttle is worth waiting for."""
+    return boto3.client("stepfunctions", config=_config(tries=6))
+
+
+@cache
 def sns() -> "SNSClient":
     """Amazon SNS."""
     return boto3.client("sns", config=_config())

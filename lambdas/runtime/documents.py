@@ -14,17 +14,17 @@ def check_document(workflow: Workflow, document: Json) -> None:
     error = jsonschema.exceptions.best_match(validator.iter_errors(document))
     if error is not None:
         raise ValueError(f"at {error.json_path}: {error.message}")
-    _check_digits(document, "$")
+    check_digits(document)
 
 
-def _check_digits(value: Json, path: str) -> None:
-    # State machines read numbers as doubles: what would change there is refused here.
+def check_digits(value: Json, path: str = "$") -> None:
+    """Raises ValueError for a number that would change in a state machine, which reads numbers as doubles."""
     if isinstance(value, dict):
         for key, item in value.items():
-            _check_digits(item, f"{path}.{key}")
+            check_digits(item, f"{path}.{key}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            _check_digits(item, f"{path}[{index}]")
+            check_digits(item, f"{path}[{index}]")
     elif isinstance(value, int | Decimal) and Decimal(repr(float(value))) != value:
         raise ValueError(
             f"at {path}: {value} has more digits than a state machine keeps; send it as a string"

@@ -32,23 +32,24 @@ class Settings:
 def settings() -> Settings:
     """The settings of this execution environment. Raises SettingError."""
     return Settings(
-        bucket=_text("BUCKET"),
-        table=_text("TABLE"),
-        state_machine_prefix=_text("STATE_MACHINE_PREFIX"),
+        bucket=setting("BUCKET"),
+        table=setting("TABLE"),
+        state_machine_prefix=setting("STATE_MACHINE_PREFIX"),
         post_wait_seconds=_seconds("POST_WAIT_SECONDS"),
         get_wait_seconds=_seconds("GET_WAIT_SECONDS"),
     )
 
 
-def _text(name: str) -> str:
+def setting(name: str) -> str:
+    """One variable of the environment, as text; for those that few Lambdas have. Raises SettingError."""
     value = os.environ.get(name)
     if not value:
-        raise SettingError(f"the environment variable {name} is not set; template.yaml sets it in Globals")
+        raise SettingError(f"the environment variable {name} is not set; template.yaml sets it")
     return value
 
 
 def _seconds(name: str) -> float:
-    value = _text(name)
+    value = setting(name)
     try:
         return float(value)
     except ValueError:

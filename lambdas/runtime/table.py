@@ -3,7 +3,7 @@
     pk                     sk              written by
     run#{run id}           step#{step}     runtime.checkpoints
     object#{bucket}/{key}  content#{etag}  runtime.locks
-    task#{run id}          {task id}       runtime.tasks
+    task#{run id}#{group}  {task number}   runtime.tasks
 
 Every item has `expires_at` (epoch seconds), after which DynamoDB deletes it, within days: correctness
 must not lean on it.

@@ -1,0 +1,133 @@
+"""The tasks of a fan-out run: checked, stored, and planned in groups, one for each child execution."""
+
+import hashlib
+from typing import Any, TypedDict
+
+from aws_lambda_powertools import Logger
+
+from runtime import tasks, wire
+from runtime.catalog import read_workflows
+from runtime.checkpoints import load_checkpoint, save_checkpoint
+from runtime.clients import s3
+from runtime.documents import check_document
+from runtime.errors import ChunkError, named_for_retry
+from runtime.services import load_service
+from runtime.settings import settings
+
+logger = Logger()
+
+DEFAULT_SERVICE = "hostname"
+
+# The groups pass through the machine as one document of at most 256 KiB, with 6 bytes for each task's number.
+MAX_TASKS = 30_000
+
+STEP = "fan-out"
+
+
+class InputError(ChunkError):
+    """The input is not what the workflow takes; the message says what, and where."""
+
+
+class RunConflict(ChunkError):
+    """The run id was used before, with other tasks or another service."""
+
+
+class Event(TypedDict):
+    """What the machine sends. `round`: the execution and how often it was redriven."""
+
+    input: dict[str, Any]
+    run_id: str
+    round: str
+
+
+class Group(TypedDict):
+    """The tasks of one child execution that are to be done in this round, by number."""
+
+    run_id: str
+    round: str
+    service: str
+    tasks: list[int]
+
+
+class Plan(TypedDict):
+    """What the rest of the run goes by. `tasks`: how many there are, done or not."""
+
+    run_id: str
+    round: str
+    tasks: int
+    on_task_error: str
+    groups: list[Group]
+
+
+def handler(event: Event, context: Any) -> Plan:
+    """Plans the tasks that are not done. Raises InputError, RunConflict, UnknownService."""
+    logger.append_keys(run_id=event["run_id"])
+    with named_for_retry():
+        plan = split(event)
+    logger.info("plan", extra={"tasks": plan["tasks"], "groups": len(plan["groups"])})
+    return plan
+
+
+def split(event: Event) -> Plan:
+    """The plan. What it stores has the same content for the same input, so a second try changes nothing."""
+    run_id, document = event["run_id"], event["input"]
+    try:
+        check_document(read_workflows()["fan_out"], document)
+    except ValueError as error:
+        raise InputError(f"the input of fan_out: {error}") from None
+    service = document.get("service", DEFAULT_SERVICE)
+    load_service(service)
+    names = document["names"] if "names" in document else load_names(document["names_key"])
+    if len(names) > MAX_TASKS:
+        raise InputError(f"{len(names):,} tasks in one run; at most {MAX_TASKS:,}: start several runs")
+    resumed = agree(run_id, service, names)
+    groups = []
+    for group, numbers in tasks.groups_of(len(names)):
+        done = (
+            {number for number, r in tasks.load_records(run_id, group).items() if r.status == "done"}
+            if resumed
+            else set()
+        )
+        pending = [number for number in numbers if number not in done]
+        if pending:
+            tasks.store_documents(run_id, group, names[numbers.start : numbers.stop])
+            groups.append(Group(run_id=run_id, round=event["round"], service=service, tasks=pending))
+    return Plan(
+        run_id=run_id,
+        round=event["round"],
+        tasks=len(names),
+        on_task_error=document.get("on_task_error", "fail"),
+        groups=groups,
+    )
+
+
+def agree(run_id: str, service: str, names: list[wire.Json]) -> bool:
+    """Whether the run id was used before, with the same tasks. Raises RunConflict where with others."""
+    text = wire.dump_json({"service": service, "names": names})
+    identity = {"tasks": len(names), "digest": hashlib.sha256(text.encode("utf-8")).hexdigest()}
+    resumed, earlier = load_checkpoint(run_id, STEP)
+    if not resumed:
+        earlier = save_checkpoint(run_id, STEP, identity)
+    if earlier != identity:
+        raise RunConflict(
+            f"run id {run_id} was used with {earlier['tasks']:,} other tasks or another service; "
+            "give these tasks a run id of their own"
+        )
+    return resumed
+
+
+def load_names(key: str) -> list[wire.Json]:
+    """The documents of a JSON Lines object in the bucket. Raises InputError, which names the line."""
+    body = s3().get_object(Bucket=settings().bucket, Key=key)["Body"].read()
+    names = []
+    for number, line in enumerate(body.decode("utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            document = wire.parse_json(line)
+        except ValueError as error:
+            raise InputError(f"{key}, line {number}: not JSON: {error}") from None
+        if not isinstance(document, dict):
+            raise InputError(f"{key}, line {number}: not a JSON object")
+        names.append(document)
+    return names

@@ -1,0 +1,111 @@
+"""Tasks from the queue, each through its service, and the answers to the machine that waits for them.
+
+The record comes first, the answer second: an answer that does not get through is sent again by the next
+delivery, from the record, without running the service again.
+"""
+
+import time
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import ClientError
+
+from runtime import tasks, wire
+from runtime.clients import sqs, task_callbacks
+from runtime.errors import ChunkError, is_transient
+from runtime.services import run_service
+from runtime.settings import setting
+from runtime.tasks import Record, Task, TaskBusy
+
+logger = Logger()
+processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+
+# Between tries of a task, doubled with each delivery.
+FIRST_DELAY_SECONDS = 1
+LONGEST_DELAY_SECONDS = 60
+
+# The machine no longer waits for this answer: it was answered, its time ran out, or its run was stopped.
+# https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html
+NOT_WAITED_FOR = ("TaskDoesNotExist", "TaskTimedOut", "InvalidToken")
+
+
+def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
+    """Reports the messages that have to come again; all others are done with."""
+    return process_partial_response(event, work, processor, context)
+
+
+def work(record: SQSRecord, lambda_context: LambdaContext) -> None:
+    """One message. Raises what makes it come again."""
+    message = wire.parse_json(record.body)
+    token = message.pop("token")
+    task = Task(**message)
+    logger.append_keys(run_id=task.run_id, task=task.number)
+    try:
+        outcome = settle(task, lambda_context.get_remaining_time_in_millis())
+        answer(token, task, outcome)
+        if outcome.status == "failed":
+            bury(record, outcome)
+    except Exception as error:
+        delay = delay_seconds(error, int(record.attributes.approximate_receive_count))
+        logger.warning("comes again", extra={"error": type(error).__name__, "delay": delay})
+        sqs().change_message_visibility(
+            QueueUrl=setting("TASK_QUEUE_URL"), ReceiptHandle=record.receipt_handle, VisibilityTimeout=delay
+        )
+        raise
+
+
+def settle(task: Task, milliseconds: int) -> Record:
+    """Runs the task, unless it is done or failed already; returns its record, which is one of the two.
+
+    The lease ends when this invocation cannot be running any more. Raises TaskBusy, and what went wrong where
+    the next delivery is to try again: all but the final errors of runtime.errors.
+    """
+    mine = tasks.claim(task, int(time.time()) + milliseconds // 1000 + 1)
+    if mine.is_settled(task.round):
+        return mine
+    try:
+        return tasks.finish(task, mine, run_service(task.service, tasks.load_document(task)))
+    except TaskBusy:
+        raise
+    except Exception as error:
+        is_final = isinstance(error, ChunkError) and not is_transient(error)
+        if not is_final and mine.attempts < tasks.MAX_ATTEMPTS:
+            tasks.release(task, mine)
+            raise
+        return tasks.fail(task, mine, type(error).__name__, str(error))
+
+
+def bury(record: SQSRecord, outcome: Record) -> None:
+    """Puts a task that failed for good into the dead-letter queue, with the reason beside it."""
+    attributes = {"error": outcome.error, "cause": outcome.cause or "none was given"}
+    sqs().send_message(
+        QueueUrl=setting("TASK_DEAD_LETTER_QUEUE_URL"),
+        MessageBody=record.body,
+        MessageAttributes={
+            name: {"DataType": "String", "StringValue": text} for name, text in attributes.items()
+        },
+    )
+
+
+def answer(token: str, task: Task, outcome: Record) -> None:
+    """Tells the machine how the task ended; results do not pass through it, as thousands would not fit."""
+    try:
+        if outcome.status == "done":
+            task_callbacks().send_task_success(taskToken=token, output="{}")
+        else:
+            task_callbacks().send_task_failure(taskToken=token, error=outcome.error, cause=outcome.cause)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in NOT_WAITED_FOR:
+            raise
+        logger.info("nobody waits for the answer")
+
+
+def delay_seconds(error: Exception, receive_count: int) -> int:
+    """How long a message stays hidden after it failed: until the owner's lease ends, or a growing pause."""
+    if isinstance(error, TaskBusy):
+        return error.seconds + 1
+    return int(min(FIRST_DELAY_SECONDS * 2 ** (receive_count - 1), LONGEST_DELAY_SECONDS))
