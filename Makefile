@@ -50,4 +50,5 @@ down: ## stop the local stack
 	@$(BIN)/stepflake down
 
 clean: ## remove everything that was built or installed
+	-@if [ -x $(BIN)/stepflake ]; then $(BIN)/stepflake down --all; fi
 	rm -rf .venv .aws-sam .stepflake .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

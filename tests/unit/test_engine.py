@@ -63,6 +63,9 @@ def test_port_that_is_taken(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         with pytest.raises(PortTakenError, match=f"Port {port} can't be used .* --port"):
             Engine.start(tmp_path, port=port)
+    engine = Engine.start(tmp_path, port=port)
+    assert engine.url == f"http://127.0.0.1:{port}"
+    engine.stop()
 
 
 def test_engine_that_can_not_start_says_why(tmp_path: Path) -> None:
