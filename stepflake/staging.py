@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa  # type: ignore[import-untyped]
 from sqlglot import exp
 
-from stepflake.snowflake import ExternalFunction
+from stepflake.snowflake import ExternalFunction, ExternalFunctionError
 from stepflake.sql_types import from_text, row_json
 
 # The arguments of a call's rows as JSON texts, None for a row that isn't to be called; the results' texts.
@@ -139,12 +139,46 @@ class Stager:
         elif isinstance(query, exp.Subquery):
             self._stage_query(query.this, visible)
         elif isinstance(query, exp.Select):
+            self._stage_flattened(query, visible)
             for source in _source_nodes(query):
                 if isinstance(source, exp.Subquery):
                     self._stage_query(source.this, visible)
             for nested in list(_nested_queries(query)):
                 self._stage_query(nested, visible)
             _StagedSelect(self, query, visible).run()
+
+    def _stage_flattened(self, select: exp.Select, visible: list[exp.CTE]) -> None:
+        """`FROM t, LATERAL FLATTEN(f(t.a))`: the call is made for the rows of `t`, in a subquery."""
+        sources = _source_nodes(select)
+        calls = [call for other in sources[1:] for call in _own_calls(other)]
+        first = sources[0] if calls else select
+        if not calls or not first.alias_or_name or isinstance(first, exp.Subquery):
+            return
+        names = [f"__STEPFLAKE_{next(self._columns)}" for _ in calls]
+        inner = exp.select("*").from_(first.copy())
+        where = select.args.get("where")
+        for condition in _conditions(where.this) if where else []:
+            if not any(_own_calls(condition)) and self._binds(inner.where(condition), visible):
+                inner = inner.where(condition)
+        inner = inner.select(
+            *(exp.alias_(c.copy(), n, quoted=True) for c, n in zip(calls, names, strict=True))
+        )
+        if not self._binds(inner, visible):
+            return
+        alias = exp.to_identifier(first.alias_or_name, quoted=True)
+        for call, name in zip(calls, names, strict=True):
+            call.replace(exp.column(name, table=alias, quoted=True))
+        for star in _stars(select):
+            if not isinstance(star.parent, exp.Column) or star.parent.table == alias.name:
+                _hide(star, names)
+        first.replace(exp.Subquery(this=inner, alias=exp.TableAlias(this=alias)))
+
+    def _binds(self, query: exp.Select, visible: list[exp.CTE]) -> bool:
+        try:
+            self.columns(query, visible)
+        except duckdb.Error:
+            return False
+        return True
 
     # What a staged SELECT needs of the database
 
@@ -175,6 +209,11 @@ class Stager:
         self._connection.register(results, pa.table({"VALUE": pa.array(texts, pa.string())}))
         try:
             return self._create(query), column
+        except duckdb.ConversionException as error:
+            raise ExternalFunctionError(
+                f"External function {function.name} returns {function.returns}, "
+                f"but the remote service's values aren't: {error}"
+            ) from None
         finally:
             self._connection.unregister(results)
 
@@ -486,8 +525,7 @@ class _StagedSelect:
                 c for c in self._stager.columns(self._rows("*"), []) if c not in self._sources[0].columns
             ]
             for star in _stars(select):
-                hidden = [exp.column(name, quoted=True) for name in added]
-                star.set("except_", [*(star.args.get("except_") or []), *hidden])
+                _hide(star, added)
         select.set("from_", exp.From(this=self._staged_table()))
         select.set("joins", None)
         select.set("laterals", None)
@@ -551,6 +589,12 @@ def _stars(select: exp.Select) -> list[exp.Star]:
         if isinstance(star, exp.Star):
             found.append(star)
     return found
+
+
+def _hide(star: exp.Star, names: Iterable[str]) -> None:
+    """Leave columns out of a star."""
+    hidden = [exp.column(name, quoted=True) for name in names]
+    star.set("except_", [*(star.args.get("except_") or []), *hidden])
 
 
 def _move_join_conditions(select: exp.Select) -> None:
