@@ -7,6 +7,7 @@ finish the same step the first one counts.
 
 import hashlib
 import re
+from collections.abc import Callable
 
 from botocore.exceptions import ClientError
 
@@ -57,6 +58,42 @@ def save_checkpoint(run_id: str, step: str, value: wire.Json) -> wire.Json:
             raise
         return load_checkpoint(run_id, step)[1]
     return value
+
+
+def run_step(run_id: str, step: str, compute: Callable[[], wire.Json]) -> wire.Json:
+    """What the step returned when it finished earlier in this run; else what it computes now, recorded.
+
+    Whatever `compute` stores must have keys made of its content: of two workers at the same step one counts,
+    and the other must not have changed what that one stored. Raises CheckpointError, and what `compute` does.
+    """
+    finished, value = load_checkpoint(run_id, step)
+    return value if finished else save_checkpoint(run_id, step, compute())
+
+
+def recall_step(run_id: str, step: str) -> wire.Json:
+    """What an earlier step of the run returned. Raises CheckpointError where it has not finished."""
+    finished, value = load_checkpoint(run_id, step)
+    if not finished:
+        raise CheckpointError(
+            f"step {step} of run {run_id} has no checkpoint; start the run from its beginning"
+        )
+    return value
+
+
+def finished_steps(run_id: str) -> set[str]:
+    """The steps of the run that have finished."""
+    pages = (
+        table()
+        .meta.client.get_paginator("query")
+        .paginate(
+            TableName=table().name,
+            ConsistentRead=True,
+            ProjectionExpression="sk",
+            KeyConditionExpression="pk = :pk AND begins_with(sk, :step)",
+            ExpressionAttributeValues={":pk": _key(run_id, "")["pk"], ":step": "step#"},
+        )
+    )
+    return {str(item["sk"]).removeprefix("step#") for page in pages for item in page["Items"]}
 
 
 def _key(run_id: str, step: str) -> dict[str, str]:
