@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from runtime.catalog import Workflow, read_workflows
 from runtime.runs import Run, RunError, find_run, resume_run
+from stepflake.ddl import find_stack, stack_options
 from stepflake.progress import console
 from stepflake.stack import Stack, StackError
 
@@ -26,22 +26,10 @@ class RunsError(click.ClickException):
     """What a user asked of a run that can't be done; the message says what can."""
 
 
-def stack_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say which stack: a local one, or one on AWS."""
-    for option in (
-        click.option("--profile", help="The AWS profile of --stack-name."),
-        click.option("--region", help="The AWS region of --stack-name."),
-        click.option("--stack-name", help="A stack on AWS, instead of a local one."),
-        click.option("--name", default="local", show_default=True, help="Which local stack."),
-    ):
-        command = option(command)
-    return command
-
-
-def find_stack(name: str, stack_name: str | None, region: str | None, profile: str | None) -> Stack:
+def chosen_stack(**where: Any) -> Stack:
     """The stack that the options name. Raises RunsError."""
     try:
-        return Stack.describe(stack_name, region, profile) if stack_name else Stack.local(name)
+        return find_stack(**where)
     except StackError as error:
         raise RunsError(str(error)) from error
 
@@ -64,7 +52,7 @@ def runs() -> None:
 @stack_options
 def list_runs(workflow: str | None, status: str | None, limit: int, as_json: bool, **where: Any) -> None:
     """List runs, newest first: of one WORKFLOW, or of all."""
-    stack = find_stack(**where)
+    stack = chosen_stack(**where)
     client = stack.client("stepfunctions")
     names = [_workflow(workflow).name] if workflow else list(read_workflows())
     rows = []
@@ -97,7 +85,7 @@ def list_runs(workflow: str | None, status: str | None, limit: int, as_json: boo
 @stack_options
 def show(run: str, as_json: bool, **where: Any) -> None:
     """Show a RUN: how it stands, its input and output, and the states it went through."""
-    stack = find_stack(**where)
+    stack = chosen_stack(**where)
     found = _find(stack, run)
     states = _states(stack, found)
     if as_json:
@@ -118,7 +106,7 @@ def show(run: str, as_json: bool, **where: Any) -> None:
 @stack_options
 def start(workflow: str, document: str, run_name: str | None, wait: bool, **where: Any) -> None:
     """Start a WORKFLOW with an INPUT: JSON, @FILE, or - for standard input."""
-    stack = find_stack(**where)
+    stack = chosen_stack(**where)
     target = _workflow(workflow)
     value = _read_document(target, document)
     client = stack.client("stepfunctions")
@@ -140,7 +128,7 @@ def start(workflow: str, document: str, run_name: str | None, wait: bool, **wher
 @stack_options
 def resume(run: str, wait: bool, **where: Any) -> None:
     """Run what is left of a RUN that failed or was stopped; finished steps are not repeated."""
-    stack = find_stack(**where)
+    stack = chosen_stack(**where)
     found = _find(stack, run)
     try:
         resumed = resume_run(stack.client("stepfunctions"), found.handle)
@@ -157,7 +145,7 @@ def resume(run: str, wait: bool, **where: Any) -> None:
 @stack_options
 def stop(run: str, cause: str, **where: Any) -> None:
     """Stop a RUN; it can be resumed."""
-    stack = find_stack(**where)
+    stack = chosen_stack(**where)
     found = _find(stack, run)
     if found.status != "RUNNING":
         raise RunsError(f"{found.name} is not running: {found.status}")

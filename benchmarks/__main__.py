@@ -1,0 +1,306 @@
+"""`make bench`: the stack and the pattern people copy today, side by side on one engine, with ratios.
+
+Absolute times say little: the engine waits 150 ms at each execution's start and runs Lambdas as processes of
+this machine. The ratios compare two systems under the same conditions, in turn.
+"""
+
+import math
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.imports import import_ratios
+from benchmarks.prices import Usage
+from benchmarks.sample_stack import NAME as SAMPLE_NAME
+from benchmarks.sample_stack import deploy_sample
+from stepflake import stack as stacks
+from stepflake.progress import step
+from stepflake.snowflake import (
+    Batch,
+    Cancelled,
+    ExternalFunction,
+    ExternalFunctionError,
+    SnowflakeClient,
+    new_query_id,
+)
+from stepflake.stack import Stack, project_root
+
+STACK = "bench"
+HANDLERS = ["initiate", "poll", "process", "collect"]
+
+REPEATS = 20
+WAITING_ROWS, WAIT_SECONDS = 2000, 0.02
+IN_FLIGHT, BATCHES, BATCH_ROWS = 16, 96, 100
+PATIENCE_SECONDS = 30
+RESULT_BYTES = [100_000, 300_000, 450_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 14_000_000, 20_000_000]
+
+# Text that packs about as well as people's does.
+WORDS = "the snow lies on all roads and no wind stirs where we went by day in another year"
+
+output = Console(soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class System:
+    """One of the two, reached by the same client. `functions`: the names of its Lambdas begin so."""
+
+    name: str
+    url: str
+    stack: Stack
+    functions: str
+
+    def function(self, name: str, batch_rows: int | None = None) -> ExternalFunction:
+        """A remote function that both systems have."""
+        return ExternalFunction(
+            name=name,
+            url=f"{self.url}/functions/{name}",
+            parameters=(("A", "VARIANT"),),
+            returns="VARIANT",
+            max_batch_rows=batch_rows,
+        )
+
+    def client(self, batches: list[Batch] | None = None, in_flight: int = 1) -> SnowflakeClient:
+        """A client as Snowflake is one, which adds each batch that has ended to `batches`."""
+
+        def watch(batch: Batch) -> None:
+            if batches is not None and batch.state != "sent":
+                batches.append(batch)
+
+        return SnowflakeClient(self.stack.credentials, self.stack.region, in_flight=in_flight, watch=watch)
+
+    def send(
+        self, name: str, rows: list[list[Any]], *, batch_rows: int | None = None, in_flight: int = 1
+    ) -> "Sent":
+        """Rows through a remote function, as Snowflake sends them."""
+        batches: list[Batch] = []
+        start = time.perf_counter()
+        with self.client(batches, in_flight) as client:
+            values = list(client.call(self.function(name, batch_rows), rows))
+        return Sent(values, batches, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What came back, the batches that carried it, and the seconds from the first POST to the last row."""
+
+    values: list[Any]
+    batches: list[Batch]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the report: ours and the sample's. `more`: is better; `shape`: how figures are written."""
+
+    title: str
+    figures: Sequence[float]
+    more: bool = False
+    shape: str = "{:,.3f}"
+
+
+def main() -> None:
+    """Deploys both, measures both in turn, and prints them side by side."""
+    lines: list[Line] = []
+    with deployed() as (ours, sample):
+        for title, measure in {
+            "POST to rows": latency,
+            "Batches with 16 in flight": throughput,
+            "Rows that wait": waiting_rows,
+            "Largest result": largest_result,
+            "Requests, transitions and dollars": costs,
+        }.items():
+            with step(title):
+                lines += measure(ours, sample)
+    with step("Import time"):
+        ratios = import_ratios(HANDLERS)
+    report(lines, ratios)
+
+
+@contextmanager
+def deployed() -> Iterator[tuple[System, System]]:
+    """The stack and the sample on one engine, warm; the engine is stopped afterwards."""
+    root = project_root()
+    stacks.down(root, STACK)
+    local = stacks.up(root, STACK, step=step).stack
+    try:
+        with step("Deploying the pattern people copy today"):
+            url = deploy_sample(local)
+        ours = System("stepflake", local.api_url, local, local.stack_name + "-")
+        sample = System("sample", url, local, SAMPLE_NAME + "-")
+        with step("Warming both up"):
+            for system in (ours, sample):
+                system.send("echo", [["warm"]] * 3 * IN_FLIGHT, batch_rows=1, in_flight=IN_FLIGHT)
+        yield ours, sample
+    finally:
+        stacks.down(root, STACK)
+
+
+def latency(ours: System, sample: System) -> Iterator[Line]:
+    """Seconds from the POST to the rows, one batch at a time, the two systems in turn."""
+    for rows in (1, 100, 4096):
+        seconds: dict[str, list[float]] = {ours.name: [], sample.name: []}
+        for _ in range(REPEATS):
+            for system in (ours, sample):
+                seconds[system.name].append(system.send("echo", [["I am happy"]] * rows).seconds)
+        for title, quantile in (("p50", 0.5), ("p95", 0.95)):
+            figures = [_quantile(seconds[system.name], quantile) for system in (ours, sample)]
+            yield Line(f"POST to rows, {rows:,} rows, {title} (s)", figures)
+
+
+def throughput(ours: System, sample: System) -> Iterator[Line]:
+    """Batches a second with 16 in flight."""
+    rows = [["I am happy"]] * BATCH_ROWS * BATCHES
+    figures = [
+        BATCHES / system.send("echo", rows, batch_rows=BATCH_ROWS, in_flight=IN_FLIGHT).seconds
+        for system in (ours, sample)
+    ]
+    yield Line(
+        f"batches/s, {BATCH_ROWS} rows each, {IN_FLIGHT} in flight", figures, more=True, shape="{:,.1f}"
+    )
+
+
+def waiting_rows(ours: System, sample: System) -> Iterator[Line]:
+    """Rows a second where each row waits for another service."""
+    rows = [[WAIT_SECONDS]] * WAITING_ROWS
+    figures = [WAITING_ROWS / system.send("sleep", rows).seconds for system in (ours, sample)]
+    title = f"rows/s, {WAITING_ROWS:,} rows that each wait {WAIT_SECONDS * 1000:.0f} ms"
+    yield Line(title, figures, more=True, shape="{:,.0f}")
+
+
+def largest_result(ours: System, sample: System) -> Iterator[Line]:
+    """The largest result that comes back whole, in MB of JSON."""
+    figures = []
+    for system in (ours, sample):
+        largest = 0
+        for size in RESULT_BYTES:
+            if not comes_back(system, _text_rows(size)):
+                break
+            largest = size
+        figures.append(largest / 1_000_000)
+    yield Line("largest result that comes back whole (MB of JSON)", figures, more=True, shape="{:,.2f}")
+
+
+def comes_back(system: System, rows: list[list[Any]]) -> bool:
+    """Whether these rows' echo comes back whole, within a time that is long for either."""
+    stop = threading.Event()
+    timer = threading.Timer(PATIENCE_SECONDS, stop.set)
+    timer.start()
+    try:
+        with system.client() as client:
+            target, query = system.function("echo"), new_query_id()
+            return client.send(target, rows, query_id=query, batch_id=f"{query}:1", stop=stop) == rows
+    except (ExternalFunctionError, Cancelled):
+        return False
+    finally:
+        timer.cancel()
+
+
+def costs(ours: System, sample: System) -> Iterator[Line]:
+    """What a million rows ask of AWS, in batches of 4,096 and of 1 row."""
+    for rows in (4096, 1):
+        used = [usage(system, rows) for system in (ours, sample)]
+        of = f"a million rows in batches of {rows:,}"
+        yield Line(f"AWS requests, {of}", [u.per_million(u.requests) for u in used], shape="{:,.0f}")
+        yield Line(f"state transitions, {of}", [u.per_million(u.transitions) for u in used], shape="{:,.0f}")
+        yield Line(f"dollars, {of}", [u.per_million(u.dollars) for u in used], shape="{:,.4f}")
+
+
+def usage(system: System, rows: int) -> Usage:
+    """What one batch asked of AWS, averaged over a few: counted by the engine's logs and histories."""
+    before = _lambda_totals(system)
+    runs = 5
+    sent = [system.send("echo", [["I am happy"]] * rows).batches[0] for _ in range(runs)]
+    after = _lambda_totals(system)
+    api = sum(len(batch.statuses) for batch in sent) / runs
+    invocations = (after[0] - before[0]) / runs
+    gb_seconds = (after[1] - before[1]) / runs
+    if system.functions.startswith(SAMPLE_NAME):
+        # PutItem twice, the second with the result; GetItem for each poll; the asynchronous Invoke.
+        kilobytes = -(-len('[0, ["I am happy"]], ') * rows // 1024)
+        polls = api - 1
+        return Usage(
+            rows, api, invocations, gb_seconds,
+            dynamodb_writes=1 + kilobytes, dynamodb_reads=polls * -(-kilobytes // 4), other=2 + polls + 1,
+        )  # fmt: skip
+    # StartExecution; the result's PutObject; GetObject until it is there (and once for each GET).
+    waits = [round(_looks(batch.seconds)) for batch in sent]
+    gets = sum(waits) / runs
+    return Usage(
+        rows, api, invocations, gb_seconds, transitions=_transitions(system), s3_puts=1, s3_gets=gets, other=1
+    )
+
+
+def _looks(seconds: float) -> int:
+    from runtime.api import FIRST_DELAY_SECONDS
+
+    looks, delay = 1, FIRST_DELAY_SECONDS
+    while seconds > delay:
+        looks, seconds, delay = looks + 1, seconds - delay, delay * 1.15
+    return looks
+
+
+def _transitions(system: System) -> int:
+    client = system.stack.client("stepfunctions")
+    machine = system.stack.outputs["BatchStateMachineArn"]
+    newest = client.list_executions(stateMachineArn=machine, maxResults=1)["executions"][0]["executionArn"]
+    events = client.get_execution_history(executionArn=newest, maxResults=1000)["events"]
+    return sum("stateEnteredEventDetails" in event for event in events)
+
+
+def _lambda_totals(system: System) -> tuple[int, float]:
+    """Invocations and GB-seconds of a system's Lambdas, from the REPORT lines of their logs."""
+    logs = system.stack.client("logs")
+    count, gb_seconds = 0, 0.0
+    for function in system.stack.client("lambda").list_functions()["Functions"]:
+        if not function["FunctionName"].startswith(system.functions):
+            continue
+        group = function.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{function['FunctionName']}"
+        for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group):
+            for event in page["events"]:
+                if found := re.search(r"Billed Duration: (\d+) ms", event["message"]):
+                    count += 1
+                    gb_seconds += int(found[1]) / 1000 * function["MemorySize"] / 1024
+    return count, gb_seconds
+
+
+def _text_rows(size: int) -> list[list[Any]]:
+    """Rows whose echo is `size` bytes of JSON, of words in an order that does not repeat."""
+    generator = random.Random(size)
+    rows, made = [], 0
+    while made < size:
+        text = " ".join(generator.choices(WORDS.split(), k=400))
+        rows.append([text])
+        made += len(text) + 12
+    return rows
+
+
+def _quantile(figures: list[float], quantile: float) -> float:
+    ordered = sorted(figures)
+    return ordered[min(len(ordered) - 1, math.ceil(quantile * len(ordered)) - 1)]
+
+
+def report(lines: list[Line], ratios: dict[str, float]) -> None:
+    """Prints the figures side by side."""
+    table = Table("", "stepflake", "sample", "ratio", "better")
+    for line in lines:
+        ours, sample = line.figures
+        ratio = ours / sample if sample else math.inf
+        better = "more" if line.more else "less"
+        table.add_row(line.title, line.shape.format(ours), line.shape.format(sample), f"{ratio:.2f}", better)
+    output.print(table)
+    imports = Table("import time over `import boto3` and one client", "ratio")
+    for name, ratio in ratios.items():
+        imports.add_row(name, f"{ratio:.2f}")
+    output.print(imports)
+
+
+if __name__ == "__main__":
+    main()
