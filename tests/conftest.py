@@ -1,16 +1,27 @@
-"""One local stack, of the checkout's own template, for all tests of a session that ask for `stack`."""
+"""One local stack, of the checkout's own template, for all tests of a session that ask for `stack`.
+
+Beside the shipped remote functions and services it has those of tests/functions and tests/services.
+"""
 
 import fcntl
+import json
 import os
-from collections.abc import Iterator
+import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from stepflake import stack as stacks
 
 ROOT = Path(__file__).parent.parent
+
+# A copy of the checkout with the tests' own functions and services; it keeps what was built, too.
+PROJECT = ROOT / ".stepflake" / ".tests"
+
+# Short times, so that what takes too long does so soon.
+PARAMETERS = {"ProcessTimeoutSeconds": "6", "PostWaitSeconds": "1", "GetWaitSeconds": "2"}
 
 # The name of the session's stack, which pytest-xdist's workers inherit from the session that started them.
 _NAME_VARIABLE = "STEPFLAKE_SESSION_STACK"
@@ -27,25 +38,40 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):
-        stacks.down(ROOT, os.environ[_NAME_VARIABLE])
+        stacks.down(PROJECT, os.environ[_NAME_VARIABLE])
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[stacks.Stack]:
-    """The session's stack, or, to save its start, the running one that STEPFLAKE_TEST_STACK names."""
-    if running := os.environ.get("STEPFLAKE_TEST_STACK"):
-        yield stacks.Stack.local(running, ROOT)
-        return
-    name = os.environ[_NAME_VARIABLE]
-    for ended in stacks.local_names(ROOT):  # of sessions that were killed
-        if ended.startswith("test-") and not _is_alive(int(ended.removeprefix("test-"))):
-            stacks.down(ROOT, ended)
+def stack() -> stacks.Stack:
+    """The session's stack. If STEPFLAKE_TEST_STACK names one, it stays up, and the next session finds it."""
+    name = os.environ.get("STEPFLAKE_TEST_STACK") or os.environ[_NAME_VARIABLE]
     lock = ROOT / ".stepflake" / "tests.lock"
     lock.parent.mkdir(exist_ok=True)
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # the first worker brings it up, the others find it up
-        local = stacks.up(ROOT, name, step=_quiet)
-    yield local.stack
+        for ended in stacks.local_names(PROJECT):  # of sessions that were killed
+            if ended.startswith("test-") and not _is_alive(int(ended.removeprefix("test-"))):
+                stacks.down(PROJECT, ended)
+        _copy_project()
+        local = stacks.up(PROJECT, name, step=_quiet, parameters=PARAMETERS)
+    # What state machines wait, in Wait states and before a Retry, takes a fiftieth of the time.
+    answer = urllib3.request(
+        "POST", f"{local.engine.url}/_ministack/config", json={"stepfunctions._SFN_WAIT_SCALE": 0.02}
+    )
+    assert json.loads(answer.data)["applied"]
+    return local.stack
+
+
+def _copy_project() -> None:
+    PROJECT.mkdir(exist_ok=True)
+    for name in ("template.yaml", "samconfig.toml"):
+        shutil.copy2(ROOT / name, PROJECT)
+    for name in ("lambdas", "statemachines"):
+        shutil.rmtree(PROJECT / name, ignore_errors=True)
+        shutil.copytree(ROOT / name, PROJECT / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("functions", "services"):
+        for path in (ROOT / "tests" / name).glob("*.py"):
+            shutil.copy2(path, PROJECT / "lambdas" / name)
 
 
 def _is_alive(pid: int) -> bool:

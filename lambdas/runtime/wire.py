@@ -157,6 +157,7 @@ def dump_json(value: Json, default: Any = None) -> str:
         use_decimal=True,
         allow_nan=False,
         namedtuple_as_object=False,
+        encoding=None,  # bytes are the caller's `default` to write, not text
         default=default,
     )
     # simplejson writes Decimal("NaN") and Decimal("1E+400") as they stand; reading them again tells.

@@ -1,0 +1,9 @@
+from typing import Any
+
+from runtime.remote import remote_function
+
+
+@remote_function()
+def not_json(value: Any) -> Any:
+    """Returns a set, which JSON doesn't have."""
+    return {value}

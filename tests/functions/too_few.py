@@ -1,0 +1,7 @@
+from runtime.remote import remote_function
+
+
+@remote_function(vectorised=True)
+def too_few(n: list[int]) -> list[int]:
+    """Loses its last row."""
+    return n[:-1]
