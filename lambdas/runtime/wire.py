@@ -9,9 +9,10 @@ import hashlib
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import cache
 from typing import Any
 
 import simplejson
@@ -148,22 +149,27 @@ def parse_json(text: str) -> Json:
     )
 
 
-def dump_json(value: Json, default: Any = None) -> str:
+def dump_json(value: Json, default: Callable[[Any], Any] | None = None) -> str:
     """Compact JSON with all digits. Raises ValueError or TypeError for what JSON cannot carry."""
-    text: str = simplejson.dumps(
-        value,
+    text: str = _encoder(default).encode(value)
+    # simplejson writes Decimal("NaN") and Decimal("1E+400") as they stand; reading them again tells.
+    if any(sign in text for sign in ("NaN", "Infinity", "E+")) or _has_long_number(text):
+        parse_json(text)
+    return text
+
+
+@cache
+def _encoder(default: Callable[[Any], Any] | None) -> simplejson.JSONEncoder:
+    # One for all rows: simplejson.dumps makes a new one each time, which costs more than the encoding.
+    return simplejson.JSONEncoder(
         separators=(",", ":"),
         ensure_ascii=False,
         use_decimal=True,
         allow_nan=False,
         namedtuple_as_object=False,
-        encoding=None,  # bytes are the caller's `default` to write, not text
+        encoding=None,  # type: ignore[arg-type]  # bytes are for `default` to write, not text
         default=default,
     )
-    # simplejson writes Decimal("NaN") and Decimal("1E+400") as they stand; reading them again tells.
-    if any(sign in text for sign in ("NaN", "Infinity", "E+")) or _has_long_number(text):
-        parse_json(text)
-    return text
 
 
 def render_rows(texts: Sequence[str], first_row: int) -> str:
