@@ -9,7 +9,9 @@ import getpass
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Self
 
 import duckdb
@@ -19,17 +21,21 @@ from sqlglot import Dialect, exp
 from sqlglot.errors import ParseError, TokenError
 from sqlglot.tokenizer_core import Token, TokenType
 
+from stepflake.calls import INLINE, Calls
+from stepflake.ddl import stack_functions
 from stepflake.declarations import ApiIntegration, Declaration, DeclarationError, read_declaration
 from stepflake.snowflake import (
     ExternalFunction,
     ExternalFunctionError,
     SnowflakeClient,
+    Watcher,
     load_json,
     new_query_id,
 )
 from stepflake.snowflake_sql import MACROS, UnsupportedError, prepare
-from stepflake.sql_types import result_text
-from stepflake.staging import INLINE, Calls, Stager
+from stepflake.sql_types import result_texts
+from stepflake.stack import Stack
+from stepflake.staging import Stager
 
 # What sqlglot can't parse is refused with a message of our own.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
@@ -57,6 +63,16 @@ class Result:
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     message: str = ""
     query_id: str = ""
+
+
+@contextmanager
+def session_on(stack: Stack, watch: Watcher | None = None) -> Iterator["Session"]:
+    """A session on a deployed stack, with all of its functions declared. `watch` hears of each batch."""
+    with (
+        SnowflakeClient(stack.credentials, stack.region, watch=watch) as client,
+        Session(client, stack_functions(stack)) as session,
+    ):
+        yield session
 
 
 @dataclass(frozen=True)
@@ -247,8 +263,8 @@ class Session:
         values = self._client.call(
             function, arguments(), query_id=self._query_id, call_number=number, context=self._context()
         )
-        texts = [result_text(value, function.name, function.returns) for value in values]
-        answered = iter(texts)
+        # All of them before the rows are told apart: `wanted` is complete once the last batch is back.
+        answered = iter(list(result_texts(values, function.name, function.returns)))
         return [next(answered) if is_wanted else None for is_wanted in wanted]
 
     def _call_inline(self, numbers: pa.ChunkedArray, rows: pa.ChunkedArray) -> pa.Array:
@@ -352,7 +368,14 @@ def _signature(function: ExternalFunction) -> tuple[str, tuple[str, ...]]:
 
 
 def _type_text(kind: exp.Expr) -> str:
-    return kind.this.name if isinstance(kind, exp.DataType) else str(kind)
+    """A type as it tells overloads apart: VARCHAR and STRING, or NUMBER and INT, are one."""
+    if not isinstance(kind, exp.DataType):
+        return str(kind)
+    if kind.this in exp.DataType.TEXT_TYPES:
+        return "VARCHAR"
+    if kind.this in exp.DataType.INTEGER_TYPES or kind.this == exp.DataType.Type.DECIMAL:
+        return "NUMBER"
+    return "FLOAT" if kind.this in exp.DataType.FLOAT_TYPES else str(kind.this.name)
 
 
 def _folded(name: object) -> str:
@@ -363,10 +386,13 @@ def _folded(name: object) -> str:
 
 
 def _python_row(row: Sequence[Any], kinds: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(
-        load_json(value) if kind == "JSON" and isinstance(value, str) else value
-        for value, kind in zip(row, kinds, strict=True)
-    )
+    return tuple(_python_value(value, kind) for value, kind in zip(row, kinds, strict=True))
+
+
+def _python_value(value: Any, kind: str) -> Any:
+    if kind == "JSON" and isinstance(value, str):
+        return load_json(value)
+    return int(value) if isinstance(value, Decimal) and kind.endswith(",0)") else value
 
 
 def _done(parsed: exp.Expr) -> str:

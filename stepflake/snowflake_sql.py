@@ -51,6 +51,12 @@ def prepare(statement: exp.Expr, tokens: Sequence[Token], script: str) -> exp.Ex
             _flatten(table, table.this)
         elif isinstance(table.this, exp.Generator):
             _number_rows(table)
+    for values in list(statement.find_all(exp.Values)):
+        if isinstance(values.parent, exp.From | exp.Join):
+            _name_values(values)
+    for bracket in reversed(list(statement.find_all(exp.Bracket))):
+        if len(bracket.expressions) == 1:
+            bracket.replace(_element(bracket.this, bracket.expressions[0]))
     for path in list(statement.find_all(exp.JSONExtract)):
         _read_variant(path)
     return statement.transform(_translate, copy=False)
@@ -66,9 +72,16 @@ def _translate(node: exp.Expr) -> exp.Expr:
         return text(node.this)
     elif isinstance(node, exp.DataType) and is_semi_structured(node):
         return duckdb_type(node)
-    elif isinstance(node, exp.Bracket) and len(node.expressions) == 1 and node.expressions[0].is_string:
-        return exp.JSONExtract(this=node.this, expression=node.expressions[0])
+    elif isinstance(node, exp.Parameter) and node.this.is_int:
+        return exp.column(f"COLUMN{node.name}", quoted=True)
     return node
+
+
+def _element(array: exp.Expr, index: exp.Expr) -> exp.Expr:
+    """`v[0]` and `v['key']`: elements of arrays and objects are VARIANTs, counted from 0."""
+    if index.is_int:
+        index = exp.Literal.string(f"$[{index.name}]")
+    return exp.JSONExtract(this=_call("to_json", array), expression=index.copy(), variant_extract=True)
 
 
 def _read_variant(node: exp.JSONExtract) -> None:
@@ -114,6 +127,15 @@ def _number_rows(generator: exp.Expr) -> None:
     select = generator.find_ancestor(exp.Select)
     for node in list(select.find_all(exp.Seq1, exp.Seq2, exp.Seq4, exp.Seq8)) if select else []:
         node.replace(exp.column("range", quoted=True))
+
+
+def _name_values(values: exp.Values) -> None:
+    """The columns of FROM VALUES are COLUMN1, COLUMN2, ... where nothing else names them."""
+    alias = values.args.get("alias") or exp.TableAlias(this=exp.to_identifier("VALUES", quoted=True))
+    if not alias.args.get("columns"):
+        width = len(values.expressions[0].expressions)
+        alias.set("columns", [exp.to_identifier(f"COLUMN{n + 1}", quoted=True) for n in range(width)])
+    values.set("alias", alias)
 
 
 def _name_projections(statement: exp.Expr, tokens: Sequence[Token], script: str) -> None:

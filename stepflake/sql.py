@@ -168,7 +168,11 @@ def as_json(result: Result) -> str:
     ]
     lines = [
         simplejson.dumps(
-            dict(zip(names, row, strict=True)), use_decimal=True, ensure_ascii=False, default=_plain_text
+            dict(zip(names, row, strict=True)),
+            use_decimal=True,
+            ensure_ascii=False,
+            encoding=None,  # BINARY isn't text
+            default=_plain_text,
         )
         for row in result.rows
     ]

@@ -3,7 +3,7 @@
 https://docs.snowflake.com/en/sql-reference/external-functions-data-format
 """
 
-from decimal import Decimal
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sqlglot import exp
@@ -72,28 +72,25 @@ def row_json(values: list[exp.Expr], types: list[str]) -> exp.Expr:
     return _call("concat", *parts, exp.Literal.string("]"))
 
 
-def result_text(value: Any, function: str, snowflake_type: str) -> str | None:
-    """A JSON value as the text that `from_text` reads. Raises ExternalFunctionError for a wrong type."""
-    if value is None:
-        return None
+def result_texts(values: Iterable[Any], function: str, snowflake_type: str) -> Iterator[str | None]:
+    """JSON values as the texts that `from_text` reads. Raises ExternalFunctionError for a wrong type."""
     kind = data_type(snowflake_type)
-    if is_semi_structured(kind):
-        wanted = {_T.OBJECT: dict, _T.ARRAY: list}.get(kind.this)
-        if wanted and not isinstance(value, wanted):
+    wanted = {_T.OBJECT: dict, _T.ARRAY: list}.get(kind.this) if is_semi_structured(kind) else None
+    is_plain = not is_semi_structured(kind)
+    for value in values:
+        if wanted and value is not None and not isinstance(value, wanted):
             raise ExternalFunctionError(
                 f"External function {function} returns {snowflake_type}, but the remote service's value is "
                 f"{dump_json(value)[:200]}"
             )
-        return dump_json(value)
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Decimal) and kind.this not in exp.DataType.TEXT_TYPES:
-        return str(value)
-    return dump_json(value)
+        if value is None or (is_plain and isinstance(value, str)):
+            yield value
+        else:
+            yield dump_json(value)
 
 
 def from_text(column: exp.Expr, snowflake_type: str) -> exp.Expr:
-    """The SQL expression that makes a value of this type of what `result_text` returned."""
+    """The SQL expression that makes a value of this type of what `result_texts` gave."""
     kind = data_type(snowflake_type)
     if kind.this in _BINARY:
         return _call("unhex", column)

@@ -11,24 +11,31 @@ left in place, and DuckDB makes it while the query runs: the same rows, in more 
 """
 
 import itertools
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa  # type: ignore[import-untyped]
 from sqlglot import exp
 
+from stepflake.calls import CALL, Calls, is_call, number_of, without_numbers
+from stepflake.query_parts import (
+    conditions_of,
+    guard_of,
+    hide,
+    move_join_conditions,
+    nested_queries,
+    own_calls,
+    own_nodes,
+    source_nodes,
+    stars,
+)
 from stepflake.snowflake import ExternalFunction, ExternalFunctionError
-from stepflake.sql_types import from_text, row_json
+from stepflake.sql_types import from_text
 
 # The arguments of a call's rows as JSON texts, None for a row that isn't to be called; the results' texts.
 CallRows = Callable[[ExternalFunction, Iterable[str | None]], list[str | None]]
 
-# A bound call is this function with the call's number as its first argument.
-CALL = "__STEPFLAKE_CALL"
-INLINE = "__stepflake_external"
-_CLAUSES = ("distinct", "expressions", "where", "group", "having", "qualify", "windows", "order")
 _FETCHED_ROWS = 1 << 16
 
 
@@ -40,67 +47,12 @@ class _Source:
     columns: tuple[str, ...]
 
 
-class Calls:
-    """The external function calls of one statement, by number."""
-
-    def __init__(self) -> None:
-        self.functions: dict[int, ExternalFunction] = {}
-
-    def bind(self, function: ExternalFunction, arguments: Sequence[exp.Expr]) -> exp.Expr:
-        """The expression that stands for this call until it is staged or rendered."""
-        number = len(self.functions)
-        self.functions[number] = function
-        return exp.Anonymous(
-            this=CALL, expressions=[exp.Literal.number(number), *(a.copy() for a in arguments)]
-        )
-
-    def function(self, call: exp.Expr) -> ExternalFunction:
-        """The function of a bound call."""
-        return self.functions[_number(call)]
-
-    def row(self, call: exp.Expr) -> exp.Expr:
-        """The JSON text of a call's arguments, NULL where the function isn't to be called."""
-        function = self.function(call)
-        arguments = call.expressions[1:]
-        row = row_json(arguments, [kind for _, kind in function.parameters])
-        if function.null_on_null and arguments:
-            present = exp.and_(*(exp.not_(exp.Is(this=a.copy(), expression=exp.Null())) for a in arguments))
-            row = exp.Case(ifs=[exp.If(this=present, true=row)])
-        return row
-
-    def render(self, expression: exp.Expr) -> str:
-        """DuckDB's SQL, with calls that weren't staged as calls of the INLINE function."""
-
-        def inline(node: exp.Expr) -> exp.Expr:
-            if not is_call(node):
-                return node
-            number = exp.Literal.string(str(_number(node)))
-            value = exp.Anonymous(this=INLINE, expressions=[number, self.row(node)])
-            return from_text(value, self.function(node).returns)
-
-        # From the inside out: the arguments of a call may be calls.
-        copied = expression.copy()
-        for node in reversed(list(copied.find_all(exp.Anonymous))):
-            if is_call(node):
-                replaced = inline(node)
-                if node is copied:
-                    copied = replaced
-                else:
-                    node.replace(replaced)
-        return copied.sql("duckdb")
-
-
-def is_call(node: exp.Expr) -> bool:
-    """Whether this is a bound external function call."""
-    return isinstance(node, exp.Anonymous) and node.this == CALL
-
-
 class Stager:
     """Stages the calls of one statement; `close` drops the temporary tables."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, calls: Calls, call_rows: CallRows) -> None:
         self._connection = connection
-        self._calls = calls
+        self.calls = calls
         self._call_rows = call_rows
         self._tables: list[str] = []
         self._columns = itertools.count(1)
@@ -140,25 +92,25 @@ class Stager:
             self._stage_query(query.this, visible)
         elif isinstance(query, exp.Select):
             self._stage_flattened(query, visible)
-            for source in _source_nodes(query):
+            for source in source_nodes(query):
                 if isinstance(source, exp.Subquery):
                     self._stage_query(source.this, visible)
-            for nested in list(_nested_queries(query)):
+            for nested in list(nested_queries(query)):
                 self._stage_query(nested, visible)
             _StagedSelect(self, query, visible).run()
 
     def _stage_flattened(self, select: exp.Select, visible: list[exp.CTE]) -> None:
         """`FROM t, LATERAL FLATTEN(f(t.a))`: the call is made for the rows of `t`, in a subquery."""
-        sources = _source_nodes(select)
-        calls = [call for other in sources[1:] for call in _own_calls(other)]
+        sources = source_nodes(select)
+        calls = [call for other in sources[1:] for call in own_calls(other)]
         first = sources[0] if calls else select
         if not calls or not first.alias_or_name or isinstance(first, exp.Subquery):
             return
         names = [f"__STEPFLAKE_{next(self._columns)}" for _ in calls]
         inner = exp.select("*").from_(first.copy())
         where = select.args.get("where")
-        for condition in _conditions(where.this) if where else []:
-            if not any(_own_calls(condition)) and self._binds(inner.where(condition), visible):
+        for condition in conditions_of(where.this) if where else []:
+            if not any(own_calls(condition)) and self._binds(inner.where(condition), visible):
                 inner = inner.where(condition)
         inner = inner.select(
             *(exp.alias_(c.copy(), n, quoted=True) for c, n in zip(calls, names, strict=True))
@@ -168,9 +120,9 @@ class Stager:
         alias = exp.to_identifier(first.alias_or_name, quoted=True)
         for call, name in zip(calls, names, strict=True):
             call.replace(exp.column(name, table=alias, quoted=True))
-        for star in _stars(select):
+        for star in stars(select):
             if not isinstance(star.parent, exp.Column) or star.parent.table == alias.name:
-                _hide(star, names)
+                hide(star, names)
         first.replace(exp.Subquery(this=inner, alias=exp.TableAlias(this=alias)))
 
     def _binds(self, query: exp.Select, visible: list[exp.CTE]) -> bool:
@@ -186,7 +138,7 @@ class Stager:
         query = query.copy()
         if visible:
             query.set("with_", exp.With(expressions=[cte.copy() for cte in visible]))
-        return self._calls.render(query)
+        return self.calls.render(query)
 
     def columns(self, query: exp.Select, visible: list[exp.CTE]) -> tuple[str, ...]:
         """The names of a query's columns. Raises duckdb.Error where it doesn't bind."""
@@ -200,7 +152,7 @@ class Stager:
 
     def called(self, call: exp.Expr, rows: exp.Select, table: str, visible: list[exp.CTE]) -> tuple[str, str]:
         """A new table with one more column, the call's result for each row; its name and the column's."""
-        function = self._calls.function(call)
+        function = self.calls.function(call)
         texts = self._call_rows(function, self._fetch(self._sql(rows, visible)))
         column = f"__STEPFLAKE_{next(self._columns)}"
         results = f"__stepflake_results_{id(self)}"
@@ -242,22 +194,22 @@ class _StagedSelect:
 
     def run(self) -> None:
         select = self._select
-        if not any(map(is_call, _own_nodes(select))) or not select.args.get("from_"):
+        if not any(map(is_call, own_nodes(select))) or not select.args.get("from_"):
             return
-        _move_join_conditions(select)
+        move_join_conditions(select)
         if not self._can_be_staged() or not self._find_sources():
             return
         self._share_group_keys()
         self._share_immutable_calls()
-        wanted = [call for call in _own_calls(select) if self._is_of_rows(call)]
+        wanted = [call for call in own_calls(select) if self._is_of_rows(call)]
         if not wanted:
             return
-        numbers = {_number(call) for call in wanted}
+        numbers = {number_of(call) for call in wanted}
         if len(self._sources) > 1:
             self._qualify()
         if not self._make_base():
             return
-        in_where = {_number(c) for condition in self._later for c in _own_calls(condition)}
+        in_where = {number_of(c) for condition in self._later for c in own_calls(condition)}
         self._call_all(numbers & in_where)
         self._filter()
         self._call_all(numbers)
@@ -269,12 +221,12 @@ class _StagedSelect:
             self._select.args.get("pivots")
             or self._select.args.get("connect")
             or any(j.args.get("kind") in ("SEMI", "ANTI") or j.args.get("method") for j in joins)
-            or (any(j.args.get("using") for j in joins) and any(_stars(self._select)))
+            or (any(j.args.get("using") for j in joins) and any(stars(self._select)))
         )
 
     def _find_sources(self) -> bool:
         """What the FROM has; whether it binds on its own, which a correlated subquery's doesn't."""
-        nodes = _source_nodes(self._select)
+        nodes = source_nodes(self._select)
         aliases = [node.alias_or_name for node in nodes]
         try:
             if len(nodes) == 1:
@@ -286,7 +238,7 @@ class _StagedSelect:
                 star = exp.Column(this=exp.Star(), table=exp.to_identifier(alias, quoted=True))
                 self._sources.append(_Source(alias, self._stager.columns(self._base(star), self._visible)))
             # Columns of several sources are renamed, and those of a correlated subquery can't be told.
-            for nested in _nested_queries(self._select):
+            for nested in nested_queries(self._select):
                 if isinstance(nested, exp.Select):
                     self._stager.columns(nested, self._visible)
         except duckdb.Error:
@@ -315,13 +267,13 @@ class _StagedSelect:
     def _is_aggregated(self) -> bool:
         return bool(self._select.args.get("group")) or any(
             isinstance(node, exp.AggFunc) and not isinstance(node.parent, exp.Window | exp.IgnoreNulls)
-            for node in _own_nodes(self._select)
+            for node in own_nodes(self._select)
         )
 
     def _is_in_group_key(self, call: exp.Expr) -> bool:
         group = self._select.args.get("group")
         keys = group.expressions if group else []
-        if any(_number(call) == _number(c) for key in keys for c in _own_calls(key)):
+        if any(number_of(call) == number_of(c) for key in keys for c in own_calls(key)):
             return True
         for number, projection in enumerate(self._select.expressions, 1):
             if call in list(projection.walk()):
@@ -335,27 +287,29 @@ class _StagedSelect:
     def _share_group_keys(self) -> None:
         """`SELECT f(a) ... GROUP BY f(a)` means one call, not two."""
         group = self._select.args.get("group")
-        keys = {_unnumbered(key): key for key in (group.expressions if group else []) if any(_own_calls(key))}
+        keys = {
+            without_numbers(key): key for key in (group.expressions if group else []) if any(own_calls(key))
+        }
         if not keys:
             return
-        for node in list(_own_nodes(self._select)):
-            key = keys.get(_unnumbered(node)) if isinstance(node, exp.Expr) else None
+        for node in list(own_nodes(self._select)):
+            key = keys.get(without_numbers(node)) if isinstance(node, exp.Expr) else None
             if key is not None and key is not node and not node.find_ancestor(exp.Group):
                 node.replace(key.copy())
 
     def _share_immutable_calls(self) -> None:
         """The same call of an IMMUTABLE function is made once."""
         first: dict[str, exp.Expr] = {}
-        for call in _own_calls(self._select):
-            if self._stager._calls.function(call).immutable:
-                known = first.setdefault(_unnumbered(call), call)
+        for call in own_calls(self._select):
+            if self._stager.calls.function(call).immutable:
+                known = first.setdefault(without_numbers(call), call)
                 call.expressions[0].replace(known.expressions[0].copy())
 
     # Names
 
     def _qualify(self) -> None:
         """Give every column of one source that has no table its table, and spell out stars."""
-        for node in list(_own_nodes(self._select)):
+        for node in list(own_nodes(self._select)):
             if isinstance(node, exp.Column) and not node.table and not isinstance(node.this, exp.Star):
                 owners = [s.alias for s in self._sources if _has(s.columns, node.name)]
                 if owners:
@@ -390,7 +344,7 @@ class _StagedSelect:
         holder = exp.Paren(this=expression.copy())
         for _ in self._select.expressions:
             aliased = [
-                (node, found) for node in _own_nodes(holder) if (found := self._is_alias(node)) is not None
+                (node, found) for node in own_nodes(holder) if (found := self._is_alias(node)) is not None
             ]
             if not aliased:
                 break
@@ -409,7 +363,7 @@ class _StagedSelect:
             base = self._base(*(_struct(source) for source in self._sources))
         where = self._select.args.get("where")
         now: list[exp.Expr] = []
-        for condition in _conditions(where.this) if where else []:
+        for condition in conditions_of(where.this) if where else []:
             plain = self._without_aliases(condition)
             (self._later if any(map(is_call, plain.walk())) else now).append(plain)
         if now:
@@ -435,7 +389,7 @@ class _StagedSelect:
             or any(between)
             or self._later
             or self._is_aggregated()
-            or any(isinstance(node, exp.Window) for node in _own_nodes(select))
+            or any(isinstance(node, exp.Window) for node in own_nodes(select))
         ):
             return []
         if order:
@@ -464,7 +418,7 @@ class _StagedSelect:
         """Make these calls, those first that depend on no other."""
         left = set(numbers)
         while True:
-            found = {_number(c): c for c in self._open_calls() if _number(c) in left}
+            found = {number_of(c): c for c in self._open_calls() if number_of(c) in left}
             ready = [
                 (call, guard, row)
                 for call in found.values()
@@ -474,7 +428,7 @@ class _StagedSelect:
             if not ready:
                 return
             for call, guard, row in ready:
-                left.discard(_number(call))
+                left.discard(number_of(call))
                 guarded = row if not guard else exp.Case(ifs=[exp.If(this=exp.and_(*guard), true=row)])
                 query = self._rows(guarded)
                 try:
@@ -482,23 +436,23 @@ class _StagedSelect:
                 except duckdb.Error:
                     continue
                 self._table, column = self._stager.called(call, query, self._table, self._visible)
-                self._put(_number(call), column)
+                self._put(number_of(call), column)
 
     def _open_calls(self) -> Iterator[exp.Expr]:
-        yield from _own_calls(self._select)
+        yield from own_calls(self._select)
         for condition in self._later:
-            yield from _own_calls(condition)
+            yield from own_calls(condition)
 
     def _ready_row(self, call: exp.Expr) -> exp.Expr | None:
         arguments = [self._without_aliases(argument) for argument in call.expressions[1:]]
         if any(is_call(node) for argument in arguments for node in argument.walk()):
             return None
         plain = exp.Anonymous(this=CALL, expressions=[call.expressions[0].copy(), *arguments])
-        return self._stager._calls.row(plain)
+        return self._stager.calls.row(plain)
 
     def _ready_guard(self, call: exp.Expr) -> list[exp.Expr] | None:
         """The conditions under which the call's value is used; None while they wait for another call."""
-        conditions = [self._without_aliases(condition) for condition in _guard(call)]
+        conditions = [self._without_aliases(condition) for condition in guard_of(call)]
         if any(is_call(node) for condition in conditions for node in condition.walk()):
             return None
         return conditions
@@ -506,7 +460,7 @@ class _StagedSelect:
     def _put(self, number: int, column: str) -> None:
         roots = [self._select, *(exp.Paren(this=condition) for condition in self._later)]
         for root in roots:
-            for node in [n for n in _own_nodes(root) if is_call(n) and _number(n) == number]:
+            for node in [n for n in own_nodes(root) if is_call(n) and number_of(n) == number]:
                 node.replace(exp.column(column, quoted=True))
         self._later = [root.this for root in roots[1:]]
 
@@ -524,20 +478,12 @@ class _StagedSelect:
             added = [
                 c for c in self._stager.columns(self._rows("*"), []) if c not in self._sources[0].columns
             ]
-            for star in _stars(select):
-                _hide(star, added)
+            for star in stars(select):
+                hide(star, added)
         select.set("from_", exp.From(this=self._staged_table()))
         select.set("joins", None)
         select.set("laterals", None)
         select.set("where", exp.Where(this=exp.and_(*self._later)) if self._later else None)
-
-
-def _number(call: exp.Expr) -> int:
-    return int(call.expressions[0].name)
-
-
-def _unnumbered(expression: exp.Expr) -> str:
-    return re.sub(rf"{CALL}\(\d+", CALL + "(", expression.sql("duckdb"))
 
 
 def _has(columns: Iterable[str], name: str) -> bool:
@@ -553,114 +499,3 @@ def _struct(source: _Source) -> exp.Expr:
         for c in source.columns
     ]
     return exp.alias_(exp.Struct(expressions=fields), source.alias, quoted=True)
-
-
-def _source_nodes(select: exp.Select) -> list[exp.Expr]:
-    from_ = select.args.get("from_")
-    joins = [join.this for join in select.args.get("joins") or []]
-    return [*([from_.this] if from_ else []), *joins, *(select.args.get("laterals") or [])]
-
-
-def _own_nodes(root: exp.Expr) -> Iterator[exp.Expr]:
-    """The nodes of an expression, or of a SELECT's clauses but its FROM, without those of nested queries."""
-    if isinstance(root, exp.Select):
-        starts = []
-        for clause in _CLAUSES:
-            given = root.args.get(clause)
-            starts += given if isinstance(given, list) else [given] if given else []
-    else:
-        starts = [root]
-    for start in starts:
-        yield from start.walk(prune=lambda node: isinstance(node, exp.Query))
-
-
-def _own_calls(root: exp.Expr) -> Iterator[exp.Expr]:
-    return (node for node in list(_own_nodes(root)) if is_call(node))
-
-
-def _nested_queries(select: exp.Select) -> Iterator[exp.Expr]:
-    return (node for node in _own_nodes(select) if isinstance(node, exp.Query))
-
-
-def _stars(select: exp.Select) -> list[exp.Star]:
-    found = []
-    for projection in select.expressions:
-        star = projection.this if isinstance(projection, exp.Column) else projection
-        if isinstance(star, exp.Star):
-            found.append(star)
-    return found
-
-
-def _hide(star: exp.Star, names: Iterable[str]) -> None:
-    """Leave columns out of a star."""
-    hidden = [exp.column(name, quoted=True) for name in names]
-    star.set("except_", [*(star.args.get("except_") or []), *hidden])
-
-
-def _move_join_conditions(select: exp.Select) -> None:
-    """An inner join's conditions with calls are the WHERE's as well."""
-    for join in select.args.get("joins") or []:
-        on = join.args.get("on")
-        if on is None or join.args.get("side") or not any(_own_calls(on)):
-            continue
-        conditions = _conditions(on)
-        stay = [c.copy() for c in conditions if not any(_own_calls(c))]
-        select.where(*(c.copy() for c in conditions if any(_own_calls(c))), copy=False)
-        join.set("on", exp.and_(*stay) if stay else exp.true())
-
-
-def _conditions(condition: exp.Expr) -> list[exp.Expr]:
-    """The parts of a condition that AND joins."""
-    plain = condition.unnest()
-    return list(plain.flatten()) if isinstance(plain, exp.And) else [plain]
-
-
-def _guard(call: exp.Expr) -> list[exp.Expr]:
-    """The conditions on the way from a call up to its clause: branches of CASE, IFF, COALESCE and NVL2."""
-    conditions: list[exp.Expr] = []
-    node: exp.Expr = call
-    parent = call.parent
-    while parent is not None and not isinstance(parent, exp.Query):
-        if isinstance(parent, exp.If):
-            conditions += _branch_conditions(parent, node.arg_key)
-        elif isinstance(parent, exp.Case) and node.arg_key == "default":
-            conditions += [_is_not(_case_condition(parent, each)) for each in parent.args["ifs"]]
-        elif isinstance(parent, exp.Coalesce) and node is not parent.this:
-            before = parent.expressions[: _position(node, parent.expressions)]
-            conditions += [_is_null(each) for each in [parent.this, *before]]
-        elif isinstance(parent, exp.Nvl2) and node is not parent.this:
-            absent = _is_null(parent.this)
-            conditions.append(absent if node.arg_key == "false" else exp.not_(absent))
-        node, parent = parent, parent.parent
-    return conditions
-
-
-def _branch_conditions(branch: exp.If, part: str | None) -> list[exp.Expr]:
-    """When a part of IFF, or of one WHEN of a CASE, is needed."""
-    if isinstance(branch.parent, exp.Case):
-        case = branch.parent
-        ifs = case.args["ifs"]
-        earlier = [_is_not(_case_condition(case, each)) for each in ifs[: _position(branch, ifs)]]
-        return [*earlier, _case_condition(case, branch)] if part == "true" else earlier
-    if part == "true":
-        return [branch.this.copy()]
-    return [_is_not(branch.this.copy())] if part == "false" else []
-
-
-def _position(node: exp.Expr, nodes: Sequence[exp.Expr]) -> int:
-    return next(number for number, each in enumerate(nodes) if each is node)
-
-
-def _is_null(value: exp.Expr) -> exp.Expr:
-    return exp.Is(this=exp.Paren(this=value.copy()), expression=exp.Null())
-
-
-def _case_condition(case: exp.Case, branch: exp.If) -> exp.Expr:
-    if case.this:
-        return exp.EQ(this=exp.Paren(this=case.this.copy()), expression=exp.Paren(this=branch.this.copy()))
-    return exp.Paren(this=branch.this.copy())
-
-
-def _is_not(condition: exp.Expr) -> exp.Expr:
-    """NOT, where an unknown condition isn't true either."""
-    return exp.not_(exp.Coalesce(this=condition, expressions=[exp.false()]))

@@ -112,6 +112,8 @@ def batches(service: RemoteService) -> list[tuple[str, int]]:
         ("select score(a):text::string from t where id = 1", [("hello",)], [("score", 1)]),
         ("select score(a):items[0]::int from t where id = 1", [(5,)], [("score", 1)]),
         ("select score(a)['text'] from t where id = 1", [("hello",)], [("score", 1)]),
+        ("select id from t where score(a)['text'] = 'x'", [(2,)], [("score", 4)]),
+        ("select echo(id, a)[1]::string, [id, 7][1] from t where id = 1", [("hello", 7)], [("echo", 1)]),
         ("select score(a)::string from t where id = 3", [(None,)], [("score", 1)]),
         ("select id from t where score(a):text = 'x'", [(2,)], [("score", 4)]),
         ("select id from t where score(a):Positive > 0.15", [(1,), (4,)], [("score", 4)]),
