@@ -7,7 +7,7 @@ from aws_lambda_powertools import Logger
 from runtime import batches, wire
 from runtime.batches import FunctionBatch
 from runtime.catalog import read_catalog
-from runtime.errors import ResultError, named_for_retry
+from runtime.errors import FunctionError, ResultError, named_for_retry
 from runtime.remote import load_function, run_rows
 
 logger = Logger()
@@ -55,10 +55,11 @@ def process(execution: str, batch: FunctionBatch, chunk: int, numbers: range) ->
     rows = batches.load_rows(execution, batch)
     if len(rows) != batch.row_count:
         raise ResultError(f"the batch has {batch.row_count} rows, and {len(rows)} were stored")
-    signature = read_catalog()[batch.function]
-    texts = run_rows(
-        signature, load_function(batch.function), rows[numbers.start : numbers.stop], numbers.start
-    )
+    signature = read_catalog().get(batch.function)
+    if signature is None:
+        raise FunctionError(f"the function {batch.function!r} is not deployed any more")
+    function = load_function(batch.function)
+    texts = run_rows(signature, function, rows[numbers.start : numbers.stop], numbers.start)
     rendered = wire.render_rows(texts, numbers.start)
     if batch.chunks == 1:
         batches.store_result(execution, batch, [rendered])

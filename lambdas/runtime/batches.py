@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from runtime import wire
 from runtime.clients import s3
-from runtime.errors import TransientError
+from runtime.errors import ResultError, TransientError
 from runtime.settings import settings
 
 
@@ -99,7 +99,7 @@ def load_rows(execution: str, batch: FunctionBatch) -> list[list[wire.Json]]:
     else:
         stored = _get(_rows_key(execution, batch.digest))
         if stored is None:
-            raise FileNotFoundError(f"the rows of {execution} are gone: {_rows_key(execution, batch.digest)}")
+            raise ResultError(f"the rows of {execution} are gone: {_rows_key(execution, batch.digest)}")
         text = gzip.decompress(stored.body).decode("utf-8")
     rows: list[list[wire.Json]] = wire.parse_json(text)
     return rows

@@ -50,8 +50,12 @@ def remote_function(
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """The function of functions/{name}.py: only that file is imported."""
-    function: Callable[..., Any] = getattr(importlib.import_module(f"functions.{name}"), name)
+    """The function of functions/{name}.py: only that file is imported. Raises FunctionError."""
+    try:
+        module = importlib.import_module(f"functions.{name}")
+    except Exception as error:
+        raise FunctionError(_short(f"{name}: {type(error).__name__}: {error}")) from error
+    function: Callable[..., Any] = getattr(module, name)
     return function
 
 

@@ -1,14 +1,19 @@
 """What the tests of handlers need in place of AWS."""
 
-import importlib.util
+import io
+import logging
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import collect
+import initiate
+import poll
 import process
 import pytest
 
+import functions
 from runtime import api, batches, executions
 from runtime.catalog import read_catalog
 from runtime.settings import settings
@@ -41,25 +46,30 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
 
 
 @pytest.fixture
+def logged() -> Iterator[Callable[[], str]]:
+    """What the handlers have logged so far in this test, as it stands in their log."""
+    stream = io.StringIO()
+    handlers = {each.logger.registered_handler for each in (collect, initiate, poll, process)}
+    assert all(isinstance(handler, logging.StreamHandler) for handler in handlers)
+    before = [(handler, handler.setStream(stream)) for handler in handlers]
+    yield stream.getvalue
+    for handler, earlier in before:
+        handler.setStream(earlier)
+
+
+@pytest.fixture
 def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     """`deploy(name='source', ...)`: these remote functions are there, and no others."""
 
-    def load(name: str) -> Callable[..., Any]:
-        spec = importlib.util.spec_from_file_location(name, tmp_path / f"{name}.py")
-        assert spec
-        assert spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        function: Callable[..., Any] = getattr(module, name)
-        return function
-
     def write(**sources: str) -> None:
         for name, source in sources.items():
+            monkeypatch.delitem(sys.modules, f"functions.{name}", raising=False)
             (tmp_path / f"{name}.py").write_text(
                 "from runtime.remote import remote_function\n\n" + textwrap.dedent(source)
             )
 
     monkeypatch.setattr(api, "read_catalog", lambda: read_catalog(tmp_path))
     monkeypatch.setattr(process, "read_catalog", lambda: read_catalog(tmp_path))
-    monkeypatch.setattr(process, "load_function", load)
+    monkeypatch.setattr(functions, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return write
