@@ -161,7 +161,7 @@ class _Reader:
         last = self._tokens[-1]
         where = f"line {(token or last).line}, column {(token or last).col}"
         found = f"found {token.text!r}" if token else "the statement ends"
-        raise DeclarationError(f"{where}: {problem}, but {found}")
+        raise DeclarationError(f"{where}: {problem}; {found}")
 
     def take(self) -> Token:
         token = self.token
@@ -202,8 +202,9 @@ class _Reader:
         try:
             exp.DataType.build(text, dialect="snowflake")
         except (ParseError, ValueError):
-            self._at -= 1
-            self.fail(f"{text} is not a data type")
+            raise DeclarationError(
+                f"line {first.line}, column {first.col}: {text!r} is not a data type"
+            ) from None
         return text
 
     def list_of_strings(self) -> tuple[str, ...]:
