@@ -1,5 +1,6 @@
 """What the tests of handlers need in place of AWS."""
 
+import importlib
 import io
 import logging
 import sys
@@ -64,6 +65,7 @@ def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     def write(**sources: str) -> None:
         for name, source in sources.items():
             monkeypatch.delitem(sys.modules, f"functions.{name}", raising=False)
+            importlib.invalidate_caches()
             (tmp_path / f"{name}.py").write_text(
                 "from runtime.remote import remote_function\n\n" + textwrap.dedent(source)
             )

@@ -14,8 +14,6 @@ from tests.unit.conftest import Deploy
 from tests.unit.fake_aws import FakeAws
 
 COUNT = """
-    CALLS = []
-
     @remote_function(chunk_rows=2)
     def count(n: int) -> int:
         return n + 100
@@ -100,18 +98,11 @@ def test_of_two_workers_the_first_one_counts(
 
 
 @pytest.mark.parametrize(
-    ("operation", "code"),
-    [
-        ("put_object", "SlowDown"),
-        ("put_object", "InternalError"),
-        ("put_object", "ConditionalRequestConflict"),
-    ],
+    "code", ["SlowDown", "InternalError", "ServiceUnavailable", "ConditionalRequestConflict"]
 )
-def test_a_throttle_is_named_so_that_the_machine_tries_again(
-    aws: FakeAws, deploy: Deploy, operation: str, code: str
-) -> None:
+def test_a_throttle_is_named_so_that_the_machine_tries_again(aws: FakeAws, deploy: Deploy, code: str) -> None:
     deploy(count=COUNT)
-    aws.s3.faults.add(operation, code)
+    aws.s3.faults.add("put_object", code)
     with pytest.raises(TransientError):
         run(batch())
     assert run(batch(), again=True) == {"chunk": 0, "rows": 2}
@@ -119,8 +110,7 @@ def test_a_throttle_is_named_so_that_the_machine_tries_again(
 
 def test_a_throttled_look_for_finished_work_is_tried_again(aws: FakeAws, deploy: Deploy) -> None:
     deploy(count=COUNT)
-    aws.s3.faults.add("head_object", "503")
-    aws.s3.faults.codes["head_object"] = ["SlowDown"]
+    aws.s3.faults.add("head_object", "SlowDown")
     with pytest.raises(TransientError):
         run(batch(), again=True)
 
@@ -148,9 +138,7 @@ def test_a_function_that_has_been_removed_meanwhile_is_named(aws: FakeAws, deplo
 
 def test_a_function_that_cannot_be_imported_is_named(aws: FakeAws, deploy: Deploy) -> None:
     deploy(count="import nobody_wrote_this\n" + COUNT.replace("\n    ", "\n"))
-    with pytest.raises(
-        FunctionError, match="count: ModuleNotFoundError: No module named 'nobody_wrote_this'"
-    ):
+    with pytest.raises(FunctionError, match="count: ModuleNotFoundError: No module named 'nobody"):
         run(batch())
 
 
