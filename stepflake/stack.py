@@ -427,7 +427,8 @@ def _pack(build: Path, bootstrap: str) -> None:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     template = yaml.load((build / "template.yaml").read_text(), loader)  # noqa: S506 - it is a safe loader
     for resource in template["Resources"].values():
-        code = resource.get("Properties", {}).get("CodeUri")
+        # A list is an Fn::ForEach, of which no function is made.
+        code = resource.get("Properties", {}).get("CodeUri") if isinstance(resource, dict) else None
         if isinstance(code, str) and (build / code).is_dir():
             resource["Properties"]["CodeUri"] = _zip(build / code, bootstrap, build)
     (build / "template.json").write_text(json.dumps(template, default=str))

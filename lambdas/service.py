@@ -1,0 +1,43 @@
+"""One service of the pipeline on one request."""
+
+from typing import Any, TypedDict
+
+from aws_lambda_powertools import Logger
+
+from runtime.checkpoints import run_step
+from runtime.errors import named_for_retry
+from runtime.pipeline import describe_output, load_request, run_id
+from runtime.services import run_service
+
+logger = Logger()
+
+
+class Event(TypedDict):
+    """What the pipeline machine sends. `services`: all of the pipeline, in order."""
+
+    request_id: str
+    service: str
+    services: list[str]
+
+
+class Done(TypedDict):
+    """What the machine goes by. `output`: as `describe_output` says it, with the service's result."""
+
+    service: str
+    output: dict[str, Any]
+
+
+def handler(event: Event, context: Any) -> Done:
+    """Runs the service, unless it has finished, and stores its result.
+
+    Raises a ChunkError, or CheckpointError.
+    """
+    request_id, service, services = event["request_id"], event["service"], event["services"]
+    logger.append_keys(request_id=request_id, pipeline_service=service)
+    with named_for_retry():
+        request = load_request(request_id, services)
+        document = request.before(service, services)
+        result = run_step(run_id(request_id), service, lambda: run_service(service, document))
+        request.results[service] = result
+        logger.info("service finished")
+        return Done(service=service, output=describe_output(request))

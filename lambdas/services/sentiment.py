@@ -1,0 +1,18 @@
+import os
+from typing import Any
+
+from functions import sentiment as function
+
+
+def sentiment(document: dict[str, Any]) -> dict[str, Any] | None:
+    """How `text` feels: {"label": the strongest feeling, "scores": as the remote function says them}.
+
+    Null where the text is in a language other than SENTIMENT_LANGUAGE, or is blank.
+    """
+    code = (document.get("language") or {}).get("code")
+    if code not in (None, os.environ["SENTIMENT_LANGUAGE"].partition("-")[0]):
+        return None
+    scores = function.sentiment([document["text"]])[0]
+    if isinstance(scores, Exception):
+        raise scores
+    return {"label": max(scores, key=scores.__getitem__), "scores": scores} if scores else None
