@@ -1,4 +1,4 @@
-"""Every path of the machine `etl`: the dataset that comes late, the waits, the approval, classes of errors."""
+"""Every path of the machine `etl`: the dataset that comes late, the waits, the approval, the errors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -145,10 +145,9 @@ WAITS = [
 ]
 
 
-@pytest.mark.parametrize(("state", "member", "good", "bad", "after"), WAITS)
-def test_a_wait_is_as_long_as_the_step_before_it_said(
-    etl: StateMachine, state: str, member: str, good: Any, bad: Any, after: str
-) -> None:
+@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait[0])
+def test_a_wait_is_as_long_as_the_step_before_it_said(etl: StateMachine, wait: Any) -> None:
+    state, member, good, bad, after = wait
     assert etl.test(state, {member: good}, variables={"run": {member: good}}).next_state == after
     # Told of a time that is none, the engine says what it was told.
     result = etl.test(state, {member: bad}, variables={"run": {member: bad}})
