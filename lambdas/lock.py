@@ -6,7 +6,7 @@ from aws_lambda_powertools import Logger
 
 from runtime.errors import named_for_retry
 from runtime.locks import Lock, acquire
-from runtime.objects import Content, find_object
+from runtime.objects import Content, ObjectError, find_object
 from runtime.settings import settings
 
 logger = Logger()
@@ -29,9 +29,12 @@ def handler(event: Event, context: Any) -> dict[str, Any]:
     logger.append_keys(owner=event["owner"])
     document = event["input"]
     with named_for_retry():
-        found = find_object(document["key"], document.get("etag"), document.get("version-id"))
+        key = document.get("key")
+        if not key:
+            raise ObjectError('the input has no "key", which names the object: {"key": "ingest/..."}')
+        found = find_object(key, document.get("etag"), document.get("version-id"))
         if found is None:
-            answer = describe_gone(document["key"])
+            answer = describe_gone(key)
         else:
             content = Content(**found["content"])
             lock = acquire(content, event["owner"], event["run_id"])

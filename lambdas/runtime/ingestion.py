@@ -22,18 +22,22 @@ from botocore.exceptions import ClientError
 
 from runtime import wire
 from runtime.catalog import Signature, read_catalog
-from runtime.checkpoints import run_step
+from runtime.checkpoints import load_checkpoint, save_checkpoint
 from runtime.clients import s3
+from runtime.datasets import Row
 from runtime.errors import ChunkError, TransientError
 from runtime.objects import PREFIX, Content, Object, ObjectError, read_content
 from runtime.remote import load_function, run_rows
-from runtime.rows import Format, Row, RowError, decode, find_format, read_arguments, read_rows
+from runtime.rows import Format, RowError, decode, find_format, read_arguments, read_rows
 from runtime.settings import settings
 
 OUTPUT_PREFIX = "ingested/"
 
 # What one Lambda reads, unpacks and answers in its memory.
 MAX_OBJECT_BYTES = 64 * 1024 * 1024
+
+# Each call of the Lambda reads the chunks that earlier ones finished, in some 20 ms each.
+MAX_CHUNKS = 1000
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 MAX_KEY_BYTES = 1024
@@ -76,7 +80,7 @@ class Table:
 def ingest(found: Object, seconds_left: Callable[[], float]) -> Result | None:
     """Takes the object's rows through its function; None where time ran out between two chunks.
 
-    Each call finishes one chunk at least. Raises ObjectError, RowError and what `run_rows` raises.
+    Each call finishes one more chunk at least. Raises ObjectError, RowError and what `run_rows` raises.
     """
     content = Content(**found["content"])
     name, form = function_name(content.key), find_format(found["content_type"], content.key)
@@ -136,7 +140,7 @@ def check_rows(table: Table) -> int:
     columns: dict[str, None] = {}
     for row in read_rows(table.text, table.form):
         count += 1
-        columns.update(dict.fromkeys(row.columns))
+        columns.update(dict.fromkeys(row.values))
         read_arguments(table.signature, table.form, row)
     missing = [p.name for p in table.signature.parameters if p.name not in columns]
     if count and missing:
@@ -166,15 +170,25 @@ def _run_chunks(
     size = table.signature.chunk_rows
     if count <= size:
         return [run_chunk(list(rows))]
+    if count > size * MAX_CHUNKS:
+        raise ObjectError(
+            f"the object has {count:,} rows, and {table.signature.name} takes at most {size * MAX_CHUNKS:,} "
+            f"of one object ({MAX_CHUNKS:,} chunks); split it"
+        )
     run_id = checkpoints_id(content)
     parts: list[str] = []
     longest = 0.0
     for first in range(0, count, size):
-        if parts and seconds_left() < 2 * longest + WRITE_SECONDS:
-            return None
-        began = time.monotonic()
-        parts.append(run_step(run_id, f"rows-{first}-{size}", partial(run_chunk, list(islice(rows, size)))))
-        longest = max(longest, time.monotonic() - began)
+        chunk = list(islice(rows, size))
+        step = f"rows-{first}-{size}"
+        finished, part = load_checkpoint(run_id, step)
+        if not finished:
+            if longest and seconds_left() < 2 * longest + WRITE_SECONDS:
+                return None
+            began = time.monotonic()
+            part = save_checkpoint(run_id, step, run_chunk(chunk))
+            longest = max(longest, time.monotonic() - began)
+        parts.append(part)
     return parts
 
 
@@ -187,7 +201,7 @@ def _run_chunk(table: Table, function: Callable[..., Any], rows: Sequence[Row]) 
         error.args = (_ROW_NUMBER.sub(lambda m: f"{m[1]}line {rows[int(m[2])].line}:", str(error)),)
         raise
     return "".join(
-        f'{{"row":{wire.dump_json(row.columns)},"result":{value}}}\n'
+        f'{{"row":{wire.dump_json(row.values)},"result":{value}}}\n'
         for row, value in zip(rows, values, strict=True)
     )
 

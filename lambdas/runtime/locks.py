@@ -77,15 +77,16 @@ def acquire(content: Content, owner: str, run_id: str, *, clock: Clock = time.ti
 
 
 def renew(content: Content, owner: str, *, clock: Clock = time.time) -> None:
-    """Begins the lease anew. Raises LockLost where the lock is not this owner's."""
+    """Begins the lease anew, and counts that. Raises LockLost where the lock is not this owner's."""
     try:
         table().update_item(
             Key=_key(content),
-            UpdateExpression="SET lease_until = :until",
+            UpdateExpression="SET lease_until = :until ADD renewals :one",
             ConditionExpression="lock_owner = :owner AND #state = :held",
             ExpressionAttributeNames={"#state": "state"},
             ExpressionAttributeValues={
                 ":until": int(clock()) + LEASE_SECONDS,
+                ":one": 1,
                 ":owner": owner,
                 ":held": "held",
             },

@@ -1,15 +1,13 @@
 """Rows of a file: CSV with a header, JSON Lines, or one JSON array of objects. Pure: no AWS.
 
-Rows are read one after another, so that a file costs little more memory than its text. What cannot be read
-raises RowError, which names the line.
+Rows are read one after another, so that a file costs little more memory than its text. A file is taken whole
+or not at all: what cannot be read as a row raises RowError, which names the line.
 """
 
-import csv
 import json
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
@@ -17,6 +15,7 @@ import simplejson
 
 from runtime import wire
 from runtime.catalog import Parameter, Signature
+from runtime.datasets import DatasetError, Row, read_csv, read_json_lines
 from runtime.errors import ChunkError
 
 Format = Literal["csv", "json"]
@@ -32,21 +31,14 @@ _CONTENT_TYPES: dict[str, Format] = {
 }
 _SUFFIXES: dict[str, Format] = {"csv": "csv", "json": "json", "jsonl": "json", "ndjson": "json"}
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _SPACE = re.compile(r"[ \t\r\n]*")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _GZIP = b"\x1f\x8b"
 
 
 class RowError(ChunkError):
     """A file whose rows cannot be read; the message names the line."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row. `line`: the line in which it begins, counted from 1. A CSV's values are text or None."""
-
-    line: int
-    columns: dict[str, wire.Json]
 
 
 def find_format(content_type: str, key: str) -> Format | None:
@@ -58,7 +50,7 @@ def find_format(content_type: str, key: str) -> Format | None:
 
 
 def decode(body: bytes, max_bytes: int) -> str:
-    """A file's text. Gzip is told by its first bytes, a byte order mark is dropped.
+    """A file's text; gzip is told by its first bytes. A byte order mark is dropped.
 
     Raises RowError where it is not UTF-8, and where it unpacks to more than `max_bytes`.
     """
@@ -68,17 +60,22 @@ def decode(body: bytes, max_bytes: int) -> str:
         return body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = body.count(b"\n", 0, error.start) + 1
-        raise RowError(f"line {line} is not UTF-8: it has the byte {body[error.start]:#04x}") from None
+        raise RowError(f"line {line}: not UTF-8: byte {body[error.start]:#04x}") from None
 
 
 def read_rows(text: str, form: Format) -> Iterator[Row]:
-    """The rows of a file, in order; empty lines are no rows. Raises RowError.
+    """The rows of a file, in order; empty lines are no rows, and empty fields of a CSV are None.
 
-    JSON is an array of objects where the text begins with `[`, else an object on each line.
+    JSON is an array of objects where the text begins with `[`, else an object on each line. Raises RowError.
     """
     if form == "csv":
-        return _read_csv(text)
-    return _read_array(text) if text.startswith("[", _skip_space(text, 0)) else _read_json_lines(text)
+        rows = _read_csv(text)
+    elif text.startswith("[", _skip_space(text, 0)):
+        rows = _read_array(text)
+    else:
+        rows = _read_json_lines(text)
+    # Only an escape brings half of a pair into text that was UTF-8.
+    return _whole_characters(rows) if _SURROGATE.search(text) else rows
 
 
 def read_arguments(signature: Signature, form: Format, row: Row) -> list[wire.Json]:
@@ -87,7 +84,7 @@ def read_arguments(signature: Signature, form: Format, row: Row) -> list[wire.Js
     A CSV's text becomes what the parameter's type asks for. Raises RowError.
     """
     if form == "json":
-        return [row.columns.get(parameter.name) for parameter in signature.parameters]
+        return [row.values.get(parameter.name) for parameter in signature.parameters]
     return [_from_text(parameter, row) for parameter in signature.parameters]
 
 
@@ -118,79 +115,78 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _read_csv(text: str) -> Iterator[Row]:
-    csv.field_size_limit(max(len(text), 1))
-    reader = csv.reader(_lines(text), strict=True)
-    header: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise RowError(f"line {line}: the row that begins there is not CSV: {error}") from None
-        if not fields:
-            continue
-        if header is None:
-            header = fields
-            if "" in header or len(set(header)) < len(header):
-                raise RowError(f"line {line}: the header needs a name for each column, each name once")
-        elif len(fields) != len(header):
-            raise RowError(f"line {line} has {len(fields)} fields and the header has {len(header)}")
-        else:
-            yield Row(line, {name: value or None for name, value in zip(header, fields, strict=True)})
+    try:
+        for record in read_csv("the file", _lines(text)):
+            if not isinstance(record, Row):
+                raise RowError(f"line {record.line}: {record.reason}")
+            yield Row(
+                record.source, record.line, {name: value or None for name, value in record.values.items()}
+            )
+    except DatasetError as error:
+        raise RowError(str(error)) from None
 
 
 def _read_json_lines(text: str) -> Iterator[Row]:
-    for line, content in enumerate(_lines(text), 1):
-        if content.strip(" \t\r\n"):
-            yield Row(line, _object(content, line))
+    for record in read_json_lines("the file", _lines(text)):
+        if not isinstance(record, Row):
+            raise RowError(f"line {record.line}: {record.reason}")
+        yield record
 
 
 def _read_array(text: str) -> Iterator[Row]:
-    # The decoder of the standard library finds where an element ends; wire.parse_json keeps its digits.
+    # The standard library's decoder finds where an element ends; wire.parse_json keeps its digits.
     decoder = json.JSONDecoder()
-    position, line, counted = _skip_space(text, _skip_space(text, 0) + 1), 1, 0
-    if text[position : position + 1] == "]":
-        position += 1
-    else:
-        while True:
-            line, counted = line + text.count("\n", counted, position), position
-            try:
-                _, end = decoder.raw_decode(text, position)
-            except json.JSONDecodeError as error:
-                raise RowError(f"line {error.lineno} is not JSON: {error.msg}") from None
-            except (ValueError, RecursionError):
-                end = len(text)  # refused with its line by what reads it next
-            yield Row(line, _object(text[position:end], line))
-            position = _skip_space(text, end)
-            delimiter = text[position : position + 1]
-            position = _skip_space(text, position + 1)
-            if delimiter == "]":
-                break
-            if delimiter != ",":
-                line += text.count("\n", counted, end)
+    counted, line = 0, 1
+
+    def line_of(position: int) -> int:
+        nonlocal counted, line
+        counted, line = position, line + text.count("\n", counted, position)
+        return line
+
+    position = _skip_space(text, _skip_space(text, 0) + 1)
+    is_last = text.startswith("]", position)
+    while not is_last:
+        try:
+            _, end = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            raise RowError(f"line {error.lineno}: not JSON: {error.msg}") from None
+        except (ValueError, RecursionError):
+            end = len(text)  # what reads the element next says why it refuses
+        yield _element(text[position:end], line_of(position))
+        position = _skip_space(text, end)
+        is_last = text.startswith("]", position)
+        if not is_last:
+            if not text.startswith(",", position):
                 raise RowError(
-                    f"line {line} is not JSON: the element that ends there needs a , or ] behind it"
+                    f"line {line_of(end)}: not JSON: the element that ends there needs , or ] behind it"
                 )
-    if _skip_space(text, position) < len(text):
-        line += text.count("\n", counted, position)
-        raise RowError(f"line {line} is not JSON: something follows the end of the array")
+            position = _skip_space(text, position + 1)
+    position = _skip_space(text, position + 1)
+    if position < len(text):
+        raise RowError(f"line {line_of(position)}: not JSON: something follows the end of the array")
 
 
-def _object(text: str, line: int) -> dict[str, wire.Json]:
+def _element(text: str, line: int) -> Row:
     try:
         value = wire.parse_json(text)
     except RecursionError:
-        raise RowError(f"line {line} nests arrays or objects too deeply to be read") from None
+        raise RowError(f"line {line}: arrays or objects are nested too deeply to be read") from None
     except simplejson.JSONDecodeError as error:
-        # It counts lines from the start of what it got, which is one row.
-        raise RowError(f"line {line + error.lineno - 1} is not JSON: {error.msg}") from None
+        raise RowError(f"line {line + error.lineno - 1}: not JSON: {error.msg}") from None
     except ValueError as error:
-        raise RowError(f"line {line} is not JSON: {error}") from None
+        raise RowError(f"line {line}: not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise RowError(f"line {line}: each row must be a JSON object, whose members are the columns")
-    return value
+        raise RowError(f"line {line}: not a JSON object")
+    return Row("the file", line, value)
+
+
+def _whole_characters(rows: Iterator[Row]) -> Iterator[Row]:
+    for row in rows:
+        try:
+            wire.dump_json(row.values).encode("utf-8")
+        except UnicodeEncodeError:
+            raise RowError(f"line {row.line}: half of a surrogate pair, which is not Unicode text") from None
+        yield row
 
 
 def _skip_space(text: str, position: int) -> int:
@@ -199,20 +195,19 @@ def _skip_space(text: str, position: int) -> int:
 
 
 def _from_text(parameter: Parameter, row: Row) -> wire.Json:
-    text = row.columns.get(parameter.name)
+    text = row.values.get(parameter.name)
     if text is None:
         return None
-    kind = parameter.type
     where = f"line {row.line}: the column {parameter.name!r}"
-    if kind in ("int", "float", "Decimal"):
+    if parameter.type in ("int", "float", "Decimal"):
         if not _NUMBER.fullmatch(text.strip()):
             raise RowError(f"{where} is not a number")
         return Decimal(text.strip())
-    if kind == "bool":
+    if parameter.type == "bool":
         if text.strip().lower() not in ("true", "false"):
             raise RowError(f"{where} is neither true nor false")
         return text.strip().lower() == "true"
-    if kind in ("dict", "list"):
+    if parameter.type in ("dict", "list"):
         try:
             return wire.parse_json(text)
         except (ValueError, RecursionError) as error:
