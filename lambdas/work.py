@@ -51,7 +51,7 @@ def work(record: SQSRecord, lambda_context: LambdaContext) -> None:
             bury(record, outcome)
     except Exception as error:
         delay = delay_seconds(error, int(record.attributes.approximate_receive_count))
-        logger.warning("comes again", extra={"error": type(error).__name__, "delay": delay})
+        logger.warning("comes again", extra={"error": error_name(error), "delay": delay})
         sqs().change_message_visibility(
             QueueUrl=setting("TASK_QUEUE_URL"), ReceiptHandle=record.receipt_handle, VisibilityTimeout=delay
         )
@@ -102,6 +102,11 @@ def answer(token: str, task: Task, outcome: Record) -> None:
         if error.response["Error"]["Code"] not in NOT_WAITED_FOR:
             raise
         logger.info("nobody waits for the answer")
+
+
+def error_name(error: Exception) -> str:
+    """What the log shows of an error: no message, which may quote a document."""
+    return error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
 
 
 def delay_seconds(error: Exception, receive_count: int) -> int:

@@ -38,6 +38,9 @@ WITHOUT_RESOURCE = {
     "comprehend:BatchDetectSentiment": "calls on texts have no resource",
     "comprehend:DetectDominantLanguage": "calls on texts have no resource",
     "comprehend:DetectSentiment": "calls on texts have no resource",
+    # On AWS the template names the machine: it gives * under the condition of the local engine alone.
+    "states:SendTaskFailure": "the local engine sees no machine behind a task token",
+    "states:SendTaskSuccess": "the local engine sees no machine behind a task token",
 }
 # AWS's own policies that may be attached, and why.
 AWS_POLICIES = {
