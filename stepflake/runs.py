@@ -57,7 +57,7 @@ def list_runs(workflow: str | None, status: str | None, limit: int, as_json: boo
     names = [_workflow(workflow).name] if workflow else list(read_workflows())
     rows = []
     for name in names:
-        query = {"stateMachineArn": _machine(stack, name), "maxResults": limit}
+        query = {"stateMachineArn": machine_arn(stack, name), "maxResults": limit}
         found = client.list_executions(**query, **({"statusFilter": status} if status else {}))
         rows += [
             {
@@ -87,7 +87,7 @@ def show(run: str, as_json: bool, **where: Any) -> None:
     """Show a RUN: how it stands, its input and output, and the states it went through."""
     stack = chosen_stack(**where)
     found = _find(stack, run)
-    states = _states(stack, found)
+    states = entered_states(stack, found.handle)
     if as_json:
         click.echo(json.dumps({**_document(found), "states": states}, indent=2, ensure_ascii=False))
         return
@@ -113,7 +113,7 @@ def start(workflow: str, document: str, run_name: str | None, wait: bool, **wher
     named = {"name": run_name} if run_name else {}
     try:
         handle = client.start_execution(
-            stateMachineArn=_machine(stack, target.name), input=json.dumps(value), **named
+            stateMachineArn=machine_arn(stack, target.name), input=json.dumps(value), **named
         )["executionArn"]
     except client.exceptions.ExecutionAlreadyExists:
         raise RunsError(
@@ -170,7 +170,7 @@ def follow(stack: Stack, handle: str) -> Run:
     client = stack.client("stepfunctions")
     with console.status("Starting ...") as status:
         while (run := find_run(client, handle)).status in ("RUNNING", "PENDING_REDRIVE"):
-            states = _states(stack, run)
+            states = entered_states(stack, run.handle)
             status.update(f"{run.workflow}: {states[-1]['state'] if states else 'starting'} ...")
             time.sleep(FOLLOW_SECONDS)
     return run
@@ -182,7 +182,7 @@ def _find(stack: Stack, run: str) -> Run:
         if run.startswith("arn:"):
             return find_run(client, run)
         for name in read_workflows():
-            handle = _machine(stack, name).replace(":stateMachine:", ":execution:") + f":{run}"
+            handle = machine_arn(stack, name).replace(":stateMachine:", ":execution:") + f":{run}"
             try:
                 return find_run(client, handle)
             except RunError:
@@ -192,7 +192,7 @@ def _find(stack: Stack, run: str) -> Run:
     raise RunsError(f"There is no run {run!r}; see: stepflake runs list")
 
 
-def _machine(stack: Stack, workflow: str) -> str:
+def machine_arn(stack: Stack, workflow: str) -> str:
     """The ARN of a workflow's machine, which the template names {stack}-{workflow}."""
     prefix, _, _ = stack.outputs["BatchStateMachineArn"].rpartition("-")
     return f"{prefix}-{workflow}"
@@ -223,11 +223,11 @@ def _read_document(workflow: Workflow, text: str) -> Any:
         raise RunsError(f"The input of {workflow.name}: {error}") from error
 
 
-def _states(stack: Stack, run: Run) -> list[dict[str, str]]:
+def entered_states(stack: Stack, handle: str) -> list[dict[str, str]]:
     """The states that a run entered, in order: state, entered, outcome (the error where it failed)."""
     pages = stack.client("stepfunctions").get_paginator("get_execution_history")
     states: list[dict[str, str]] = []
-    for page in pages.paginate(executionArn=run.handle):
+    for page in pages.paginate(executionArn=handle):
         for event in page["events"]:
             if "stateEnteredEventDetails" in event:
                 name = event["stateEnteredEventDetails"]["name"]
