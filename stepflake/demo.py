@@ -133,9 +133,8 @@ def show_etl(stack: Stack) -> None:
     _await(lambda: any(s["state"] == "Wait for rate limit" for s in entered_states(stack, handle)))
     stack.client("stepfunctions").stop_execution(executionArn=handle, error="Demo", cause="stopped midway")
     stopped = find_run(stack.client("stepfunctions"), handle)
-    output.print(
-        f"{stopped.name}: {stopped.status} in the wait after Extract; now resumed: Extract answers from its checkpoint"
-    )
+    output.print(f"{stopped.name}: {stopped.status} in the wait after Extract")
+    output.print("Now resumed: Extract answers from its checkpoint, and what was waited is not waited again.")
     resumed = resume_run(stack.client("stepfunctions"), handle)
     show_run(stack, finish(stack, resumed.handle))
 
