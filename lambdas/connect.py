@@ -33,16 +33,30 @@ def connect(record: SQSRecord) -> None:
     Raises MessageError, or Throttled.
     """
     service = record.event_source_arn.rpartition("-")[2]
-    message_id, text = unwrap(record.message_id, record.body)
-    document = {**parse_message(text), "start_at": service}
     try:
-        check_document(read_workflows()["pipeline"], document)
-    except ValueError as error:
-        raise MessageError(str(error)) from None
+        message_id, text = unwrap(record.message_id, record.body)
+        document = run_input(service, text)
+    except MessageError as error:
+        # Only where it is wrong: what follows the colon may quote the document.
+        reason = str(error).partition(": ")[0]
+        logger.warning("message refused", extra={"sqs_message_id": record.message_id, "reason": reason})
+        raise
     # Step Functions keeps names apart for 90 days; messages live for 14.
     execution = f"{service}-{message_id}"
     started = start_execution("pipeline", execution, document)
     logger.info("run started" if started else "run was started before", extra={"execution": execution})
+
+
+def run_input(service: str, text: str) -> dict[str, Any]:
+    """The pipeline's input that a message stands for. Raises MessageError."""
+    document = {"start_at": service} | parse_message(text)
+    if document["start_at"] != service:
+        raise MessageError(f"at $.start_at: this queue starts runs at {service}; leave it out")
+    try:
+        check_document(read_workflows()["pipeline"], document)
+    except ValueError as error:
+        raise MessageError(str(error)) from None
+    return document
 
 
 def unwrap(message_id: str, body: str) -> tuple[str, str]:
@@ -60,5 +74,5 @@ def parse_message(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise MessageError(f"the message is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise MessageError('the message must be a JSON object, such as {"request_id": "..."}')
+        raise MessageError('the message must be a JSON object: {"request_id": "..."}')
     return document

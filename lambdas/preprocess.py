@@ -65,7 +65,7 @@ def preprocess(execution: str, document: Any, services: list[str]) -> Plan:
     request = load_request(request_id, services)
 
     first = services.index(start_at)
-    check_request(request, services, first, skip)
+    check_request(request, first, skip)
     return Plan(
         request_id=request_id,
         services=services,
@@ -84,8 +84,9 @@ def check_service(path: str, name: str, services: list[str]) -> None:
         )
 
 
-def check_request(request: Request, services: list[str], first: int, skip: list[str]) -> None:
+def check_request(request: Request, first: int, skip: list[str]) -> None:
     """Raises RequestError where what comes before `first` is missing, or a service would hide a property."""
+    services = request.services
     known = {*request.results, *request.document, *skip}
     missing = [name for name in services[:first] if name not in known]
     if missing:

@@ -1,5 +1,6 @@
 """One service of the pipeline on one request."""
 
+from dataclasses import replace
 from typing import Any, TypedDict
 
 from aws_lambda_powertools import Logger
@@ -36,8 +37,7 @@ def handler(event: Event, context: Any) -> Done:
     logger.append_keys(request_id=request_id, pipeline_service=service)
     with named_for_retry():
         request = load_request(request_id, services)
-        document = request.before(service, services)
-        result = run_step(run_id(request_id), service, lambda: run_service(service, document))
-        request.results[service] = result
+        result = run_step(run_id(request_id), service, lambda: run_service(service, request.before(service)))
         logger.info("service finished")
+        request = replace(request, results={**request.results, service: result})
         return Done(service=service, output=describe_output(request))

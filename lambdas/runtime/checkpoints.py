@@ -80,22 +80,6 @@ def recall_step(run_id: str, step: str) -> wire.Json:
     return value
 
 
-def finished_steps(run_id: str) -> set[str]:
-    """The steps of the run that have finished."""
-    pages = (
-        table()
-        .meta.client.get_paginator("query")
-        .paginate(
-            TableName=table().name,
-            ConsistentRead=True,
-            ProjectionExpression="sk",
-            KeyConditionExpression="pk = :pk AND begins_with(sk, :step)",
-            ExpressionAttributeValues={":pk": _key(run_id, "")["pk"], ":step": "step#"},
-        )
-    )
-    return {str(item["sk"]).removeprefix("step#") for page in pages for item in page["Items"]}
-
-
 def _key(run_id: str, step: str) -> dict[str, str]:
     if not RUN_ID.fullmatch(run_id):
         raise CheckpointError(f"a run id has 1 to 128 of the characters 0-9A-Za-z_.-; this one is {run_id!r}")

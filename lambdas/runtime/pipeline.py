@@ -5,12 +5,12 @@ Each service sees the document with the results of the services before it, each 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runtime import wire
-from runtime.checkpoints import finished_steps, load_checkpoint, save_checkpoint
+from runtime.checkpoints import load_checkpoint, save_checkpoint
 from runtime.clients import s3
 from runtime.errors import ChunkError
 from runtime.settings import settings
@@ -30,16 +30,23 @@ class RequestError(ChunkError):
 
 @dataclass(frozen=True)
 class Request:
-    """`results`: by service, of those that finished, in the order of the pipeline."""
+    """`services`: of the pipeline, in order. `results`: by service, of those that finished."""
 
     request_id: str
+    services: Sequence[str]
     document: Document
-    results: dict[str, wire.Json]
+    results: Mapping[str, wire.Json]
 
-    def before(self, service: str, services: Sequence[str]) -> Document:
-        """The document as a service sees it: with the results of those before it in `services`."""
-        earlier = services[: services.index(service)]
-        return self.document | {name: self.results[name] for name in earlier if name in self.results}
+    def before(self, service: str) -> Document:
+        """The document as a service sees it: with the results of those before it."""
+        return self._with_results(self.services[: self.services.index(service)])
+
+    def enriched(self) -> Document:
+        """The document with all results."""
+        return self._with_results(self.services)
+
+    def _with_results(self, services: Sequence[str]) -> Document:
+        return self.document | {name: self.results[name] for name in services if name in self.results}
 
 
 def run_id(request_id: str) -> str:
@@ -63,9 +70,9 @@ def load_request(request_id: str, services: Sequence[str]) -> Request:
     found, document = load_checkpoint(run, DOCUMENT_STEP)
     if not found:
         raise RequestError(f"at $.request_id: there is no request {request_id!r}; send its document with it")
-    finished = finished_steps(run)
-    results = {name: load_checkpoint(run, name)[1] for name in services if name in finished}
-    return Request(request_id, document, results)
+    checkpoints = {name: load_checkpoint(run, name) for name in services}
+    results = {name: value for name, (finished, value) in checkpoints.items() if finished}
+    return Request(request_id, services, document, results)
 
 
 def describe_output(request: Request) -> dict[str, Any]:
@@ -73,7 +80,7 @@ def describe_output(request: Request) -> dict[str, Any]:
 
     The key is that of an object in the bucket, with the same JSON.
     """
-    document = request.document | request.results
+    document = request.enriched()
     body = wire.dump_json(document).encode("utf-8")
     if len(body) <= MAX_OUTPUT_BYTES:
         return {"document": document}
