@@ -34,23 +34,49 @@ NOT_WAITED_FOR = ("TaskDoesNotExist", "TaskTimedOut", "InvalidToken")
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
-    """Reports the messages that have to come again; all others are done with."""
-    return process_partial_response(event, work, processor, context)
+    """Reports the messages that have to come again; all others are done with.
+
+    Tasks that ended a worker before come last: they may do so again, and must not take others along.
+    """
+    messages = {"Records": sorted(event["Records"], key=ended_a_worker)}
+    return process_partial_response(messages, work, processor, context)
+
+
+def ended_a_worker(message: dict[str, Any]) -> bool:
+    """Whether an earlier delivery of this message was a worker's last."""
+    if int(message["attributes"]["ApproximateReceiveCount"]) == 1:
+        return False
+    try:
+        task, _ = read(message["body"])
+    except (ValueError, TypeError, KeyError):
+        return False  # no task of ours; it goes to the dead-letter queue
+    record = tasks.load_record(task)
+    return record is not None and record.has_died
+
+
+def read(body: str) -> tuple[Task, str]:
+    """The task that a message names, and the token of whoever waits for it."""
+    message = wire.parse_json(body)
+    token: str = message.pop("token")
+    return Task(**message), token
 
 
 def work(record: SQSRecord, lambda_context: LambdaContext) -> None:
     """One message. Raises what makes it come again."""
-    message = wire.parse_json(record.body)
-    token = message.pop("token")
-    task = Task(**message)
+    task, token = read(record.body)
+    receive_count = int(record.attributes.approximate_receive_count)
     logger.append_keys(run_id=task.run_id, task=task.number)
     try:
-        outcome = settle(task, lambda_context.get_remaining_time_in_millis())
+        outcome = settle(
+            task,
+            lease_until=int(time.time()) + lambda_context.get_remaining_time_in_millis() // 1000 + 1,
+            last=receive_count >= int(setting("TASK_MAX_RECEIVES")),
+        )
         answer(token, task, outcome)
         if outcome.status == "failed":
             bury(record, outcome)
     except Exception as error:
-        delay = delay_seconds(error, int(record.attributes.approximate_receive_count))
+        delay = delay_seconds(error, receive_count)
         logger.warning("comes again", extra={"error": error_name(error), "delay": delay})
         sqs().change_message_visibility(
             QueueUrl=setting("TASK_QUEUE_URL"), ReceiptHandle=record.receipt_handle, VisibilityTimeout=delay
@@ -58,13 +84,13 @@ def work(record: SQSRecord, lambda_context: LambdaContext) -> None:
         raise
 
 
-def settle(task: Task, milliseconds: int) -> Record:
+def settle(task: Task, *, lease_until: int, last: bool) -> Record:
     """Runs the task, unless it is done or failed already; returns its record, which is one of the two.
 
-    The lease ends when this invocation cannot be running any more. Raises TaskBusy, and what went wrong where
-    the next delivery is to try again: all but the final errors of runtime.errors.
+    `lease_until`: when this invocation cannot be running any more. Raises TaskBusy, and what went wrong where
+    another delivery is to try again: all but the final errors of runtime.errors, until the `last` one.
     """
-    mine = tasks.claim(task, int(time.time()) + milliseconds // 1000 + 1)
+    mine = tasks.claim(task, lease_until, last=last)
     if mine.is_settled(task.round):
         return mine
     try:
@@ -73,7 +99,7 @@ def settle(task: Task, milliseconds: int) -> Record:
         raise
     except Exception as error:
         is_final = isinstance(error, ChunkError) and not is_transient(error)
-        if not is_final and mine.attempts < tasks.MAX_ATTEMPTS:
+        if not is_final and not last:
             tasks.release(task, mine)
             raise
         return tasks.fail(task, mine, type(error).__name__, str(error))

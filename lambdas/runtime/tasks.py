@@ -15,6 +15,7 @@ or a redrive, is a new round: what failed is tried again, what is done stays.
     fan_out/{run id}/results.jsonl                     a line for each task, in S3
 """
 
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -36,13 +37,15 @@ from runtime.table import expires_at, table
 # its history stays far below 25,000 events, and a partition takes 1,000 writes a second.
 GROUP_TASKS = 200
 
-# How often a worker may start a task in one round before it counts as poison.
-MAX_ATTEMPTS = 3
-
 # A result is in the record (DynamoDB's limit is 400 KB), and all of a run's results pass through one Lambda.
 MAX_RESULT_BYTES = 32 * 1024
 
 MAX_CAUSE_CHARS = 1000
+
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
+NOT_IN_MESSAGES = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+WORKER_DIED = "its workers ended while they ran it (out of time or memory, or a crash); their log says more"
 
 # Groups whose documents a worker keeps: its batches come from few groups at a time.
 CACHED_GROUPS = 8
@@ -75,12 +78,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Record:
-    """How far a task is. `attempts`: starts in this round. `lease_until`: epoch seconds. `result`: JSON."""
+    """How far a task is. `lease_until`: epoch seconds. `result`: JSON."""
 
     status: Status
     round: str
     owner: str = ""
-    attempts: int = 0
     lease_until: int = 0
     result: str = ""
     error: str = ""
@@ -90,29 +92,28 @@ class Record:
         """Whether nothing is left to do in this round."""
         return self.status == "done" or (self.status == "failed" and self.round == round_)
 
+    @property
+    def has_died(self) -> bool:
+        """Whether its owner ended without a word."""
+        return self.status == "running" and self.lease_until <= time.time()
 
-def claim(task: Task, lease_until: int) -> Record:
+
+def claim(task: Task, lease_until: int, *, last: bool) -> Record:
     """Makes the caller the task's owner, or returns the record that says that nothing is left to do.
 
-    A task that was started MAX_ATTEMPTS times is failed instead. Raises TaskBusy.
+    `last`: the queue delivers the task no more. One that ended a worker before is failed then, since nobody
+    would be left to tell of it if it did so again. Raises TaskBusy.
     """
-    mine = Record("running", task.round, owner=uuid.uuid4().hex, attempts=1, lease_until=lease_until)
+    mine = Record("running", task.round, owner=uuid.uuid4().hex, lease_until=lease_until)
     earlier = _put(task, mine, None)
     if earlier is None:
         return mine
     if earlier.is_settled(task.round):
         return earlier
-    left = earlier.lease_until - int(time.time())
-    if earlier.status == "running" and left > 0:
-        raise TaskBusy(left)
-    if earlier.round == task.round:
-        mine = replace(mine, attempts=earlier.attempts + 1)
-    if mine.attempts > MAX_ATTEMPTS:
-        mine = _failed(
-            mine,
-            "WorkerDied",
-            f"{MAX_ATTEMPTS} workers ended while they ran it (out of time or memory, a crash); see their log",
-        )
+    if earlier.status == "running" and not earlier.has_died:
+        raise _busy(earlier)
+    if last and earlier.has_died:
+        mine = _failed(mine, "WorkerDied", WORKER_DIED)
     return _settle(task, mine, earlier)
 
 
@@ -122,7 +123,10 @@ def finish(task: Task, mine: Record, result: wire.Json) -> Record:
     Raises ResultError for a result that is too large, TaskBusy.
     """
     text = wire.dump_json(result)
-    size = len(text.encode("utf-8"))
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise ResultError(f"{task.service} returned text that is not Unicode: {error}") from error
     if size > MAX_RESULT_BYTES:
         raise ResultError(
             f"{task.service} returned {size:,} bytes and a task's result has at most {MAX_RESULT_BYTES:,}; "
@@ -155,6 +159,13 @@ def fail_unanswered(task: Task, error: str, cause: str) -> Record:
     if _put(task, failed, earlier) is not None:
         raise TransientError(f"the record of task {task.number} is changing at this moment")
     return failed
+
+
+def load_record(task: Task) -> Record | None:
+    """The task's record, or None before its first start."""
+    key = {"pk": _partition(task.run_id, task.group), "sk": _sort_key(task.number)}
+    item = table().get_item(Key=key, ConsistentRead=True).get("Item")
+    return _record(item) if item else None
 
 
 def load_records(run_id: str, group: int) -> dict[int, Record]:
@@ -212,7 +223,8 @@ def _put_object(key: str, text: str, content_type: str) -> None:
 
 
 def _failed(record: Record, error: str, cause: str) -> Record:
-    return replace(record, status="failed", result="", error=error, cause=cause[:MAX_CAUSE_CHARS])
+    readable = NOT_IN_MESSAGES.sub("?", cause)[:MAX_CAUSE_CHARS]
+    return replace(record, status="failed", result="", error=error, cause=readable)
 
 
 def _settle(task: Task, record: Record, expected: Record) -> Record:
@@ -222,12 +234,16 @@ def _settle(task: Task, record: Record, expected: Record) -> Record:
         return record
     if other.is_settled(task.round):
         return other
-    raise TaskBusy(max(1, other.lease_until - int(time.time())))
+    raise _busy(other)
+
+
+def _busy(other: Record) -> TaskBusy:
+    return TaskBusy(max(1, other.lease_until - int(time.time())))
 
 
 def _put(task: Task, record: Record, expected: Record | None) -> Record | None:
     """Writes a record where there is the expected one, or none; else returns the one that is there."""
-    item = {**asdict(record), "pk": _partition(task.run_id, task.group), "sk": f"{task.number:06}"}
+    item = {**asdict(record), "pk": _partition(task.run_id, task.group), "sk": _sort_key(task.number)}
     condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(pk)"}
     if expected is not None:
         condition = {
@@ -256,10 +272,12 @@ def _put(task: Task, record: Record, expected: Record | None) -> Record | None:
 
 def _record(item: dict[str, Any]) -> Record:
     values = {field.name: item[field.name] for field in fields(Record)}
-    return Record(
-        **{**values, "attempts": int(values["attempts"]), "lease_until": int(values["lease_until"])}
-    )
+    return Record(**{**values, "lease_until": int(values["lease_until"])})
 
 
 def _partition(run_id: str, group: int) -> str:
     return f"task#{run_id}#{group}"
+
+
+def _sort_key(number: int) -> str:
+    return f"{number:06}"
