@@ -4,13 +4,22 @@ from collections.abc import Callable, Iterable
 
 import click
 
-from runtime.catalog import SNOWFLAKE_TYPES, CatalogError, Signature, read_catalog
+from runtime.catalog import (
+    SNOWFLAKE_TYPES,
+    CatalogError,
+    Signature,
+    Workflow,
+    read_catalog,
+    read_workflows,
+)
 from stepflake.declarations import ApiIntegration, write_function, write_integration
 from stepflake.snowflake import ExternalFunction
 from stepflake.stack import DEFAULT_NAME, Stack, StackError
 
 # Snowflake has no variadic external functions: one overload for each count of arguments up to this.
 VARIADIC_ARGUMENTS = 8
+# Each row of a batch is a run, and all of them must end within Snowflake's ten minutes.
+WORKFLOW_BATCH_ROWS = 100
 # A stack on this machine has no role; Snowflake's SQL wants one.
 LOCAL_ROLE_ARN = "arn:aws:iam::000000000000:role/snowflake"
 
@@ -28,6 +37,30 @@ def external_functions(signatures: Iterable[Signature], api_url: str) -> list[Ex
         for signature in signatures
         for name in signature.sql_names
         for parameters in _parameter_lists(signature)
+    ]
+
+
+def workflow_functions(workflows: Iterable[Workflow], api_url: str) -> list[ExternalFunction]:
+    """Two for each workflow: one waits for the run's output, one answers with the run's handle."""
+    return [
+        ExternalFunction(
+            name,
+            f"{api_url}/workflows/{workflow.name}",
+            (("INPUT", "VARIANT"),),
+            "VARIANT",
+            headers=headers,
+            max_batch_rows=WORKFLOW_BATCH_ROWS,
+            comment=comment,
+        )
+        for workflow in workflows
+        for name, headers, comment in (
+            (workflow.name.upper(), (), workflow.doc),
+            (
+                f"{workflow.name.upper()}_DETACHED",
+                (("mode", "detached"),),
+                f"As {workflow.name}, but answers at once, with a handle for run_status and run_result.",
+            ),
+        )
     ]
 
 
@@ -71,10 +104,15 @@ def find_stack(name: str, stack_name: str | None, region: str | None, profile: s
     return Stack.describe(stack_name, region, profile) if stack_name else Stack.local(name)
 
 
-def stack_functions(stack: Stack, api_url: str | None = None) -> list[ExternalFunction]:
-    """The external functions of a stack, under its own URL or another. Raises CatalogError."""
-    signatures = read_catalog(diagnostics=stack.parameters.get("Diagnostics") == "true")
-    return external_functions(signatures.values(), api_url or stack.api_url)
+def api_functions(api_url: str, *, diagnostics: bool) -> list[ExternalFunction]:
+    """The external functions behind an API: remote functions and workflows. Raises CatalogError."""
+    functions = external_functions(read_catalog(diagnostics=diagnostics).values(), api_url)
+    return functions + workflow_functions(read_workflows().values(), api_url)
+
+
+def stack_functions(stack: Stack) -> list[ExternalFunction]:
+    """The external functions of a deployed stack. Raises CatalogError."""
+    return api_functions(stack.api_url, diagnostics=stack.parameters.get("Diagnostics") == "true")
 
 
 @click.command()
@@ -100,7 +138,7 @@ def ddl(
     try:
         if api_url:
             api_url = api_url.rstrip("/")
-            functions = external_functions(read_catalog(diagnostics=diagnostics).values(), api_url)
+            functions = api_functions(api_url, diagnostics=diagnostics)
             integration_name = "stepflake"
         else:
             stack = find_stack(name, stack_name, region, profile)

@@ -19,8 +19,8 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from runtime.catalog import CatalogError, read_catalog
-from stepflake.ddl import external_functions, find_stack, stack_functions, stack_options
+from runtime.catalog import CatalogError
+from stepflake.ddl import api_functions, find_stack, stack_functions, stack_options
 from stepflake.progress import console
 from stepflake.session import Result, Session, SqlError, declares_functions
 from stepflake.snowflake import Batch, ExternalFunction, SnowflakeClient, is_passing, region_of
@@ -94,7 +94,7 @@ def _target(
         stack = find_stack(name, stack_name, region, profile)
         return stack.credentials, stack.region, stack_functions(stack)
     url = url.rstrip("/")
-    functions = external_functions(read_catalog(diagnostics=True).values(), url)
+    functions = api_functions(url, diagnostics=True)
     if urllib.parse.urlsplit(url).hostname in LOOPBACK:
         return Credentials(ACCESS_KEY, SECRET_KEY), region or "us-east-1", functions
     import boto3

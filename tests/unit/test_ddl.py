@@ -6,8 +6,8 @@ import pytest
 from botocore.credentials import Credentials
 from click.testing import CliRunner
 
-from runtime.catalog import read_catalog
-from stepflake.ddl import LOCAL_ROLE_ARN, VARIADIC_ARGUMENTS, ddl, external_functions
+from runtime.catalog import read_catalog, read_workflows
+from stepflake.ddl import LOCAL_ROLE_ARN, VARIADIC_ARGUMENTS, ddl, external_functions, workflow_functions
 from stepflake.session import Session
 from stepflake.snowflake import ExternalFunction, SnowflakeClient
 from stepflake.stack import Stack
@@ -56,12 +56,22 @@ def test_a_variadic_function_has_an_overload_for_each_count_of_arguments(tmp_pat
     assert overloads[2].signature == "(FIRST VARCHAR, REST_1 VARIANT, REST_2 VARIANT)"
 
 
+def test_a_workflow_is_declared_attached_and_detached(tmp_path: Path) -> None:
+    (tmp_path / "fan_in.json").write_text('{"description": "Joins."}')
+    attached, detached = workflow_functions(read_workflows(tmp_path).values(), API_URL)
+    assert attached.url == detached.url == f"{API_URL}/workflows/fan_in"
+    assert (attached.name, attached.headers, attached.comment) == ("FAN_IN", (), "Joins.")
+    assert (detached.name, detached.headers) == ("FAN_IN_DETACHED", (("mode", "detached"),))
+    assert attached.signature == detached.signature == "(INPUT VARIANT)"
+
+
 def test_the_script_is_accepted_by_our_own_sql() -> None:
     script = run("--api-url", API_URL + "/", "--role-arn", ROLE, "--diagnostics")
     with SnowflakeClient(Credentials("a", "b"), "eu-west-1") as client, Session(client) as session:
         messages = [result.message for result in session.execute(script)]
     assert messages[0] == "Integration STEPFLAKE successfully created."
     assert "Function EXT_FUNC_ASYNC successfully created." in messages
+    assert "Function FAN_OUT_DETACHED successfully created." in messages
     assert messages.count("Function ECHO successfully created.") == VARIADIC_ARGUMENTS + 1
     assert f"API_AWS_ROLE_ARN = '{ROLE}'" in script
     assert f"API_ALLOWED_PREFIXES = ('{API_URL}/')" in script
