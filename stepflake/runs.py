@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from runtime.catalog import Workflow, read_workflows
 from runtime.runs import Run, RunError, find_run, resume_run
@@ -73,10 +74,13 @@ def list_runs(workflow: str | None, status: str | None, limit: int, as_json: boo
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    table = Table("workflow", "run", "status", "started")
+    if not rows:
+        output.print("No runs yet.")
+        return
+    table = Table("workflow", Column("run", overflow="fold"), "status", "started", box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(row["workflow"], row["run"], row["status"], row["started"])
-    output.print(table if rows else "No runs yet.")
+    _print_table(table)
 
 
 @runs.command()
@@ -92,10 +96,10 @@ def show(run: str, as_json: bool, **where: Any) -> None:
         click.echo(json.dumps({**_document(found), "states": states}, indent=2, ensure_ascii=False))
         return
     _print_run(found)
-    table = Table("state", "entered", "outcome")
+    table = Table("state", "entered", "outcome", box=SIMPLE_HEAD)
     for state in states:
         table.add_row(state["state"], state["entered"], state["outcome"])
-    output.print(table)
+    _print_table(table)
 
 
 @runs.command()
@@ -269,3 +273,8 @@ def _print_run(run: Run) -> None:
         output.print(f"  {run.error}: {run.cause}", markup=False)
     if run.output is not None:
         click.echo(json.dumps(run.output, indent=2, ensure_ascii=False))
+
+
+def _print_table(table: Table) -> None:
+    # Into a pipe or a file go whole lines.
+    output.print(table, width=None if output.is_terminal else 1000)
