@@ -1,12 +1,14 @@
 """One local stack, of the checkout's own template, for all tests of a session that ask for `stack`.
 
-Beside the shipped remote functions and services it has those of tests/functions and tests/services.
+Beside the shipped remote functions and services it has those of tests/functions and tests/services, and
+tests/services/unstable.py takes part in the pipeline.
 """
 
 import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 import urllib3
 
 from stepflake import stack as stacks
+from tests.caller import Caller
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,6 +25,9 @@ PROJECT = ROOT / ".stepflake" / ".tests"
 
 # Short times, so that what takes too long does so soon.
 PARAMETERS = {"ProcessTimeoutSeconds": "6", "PostWaitSeconds": "1", "GetWaitSeconds": "2"}
+
+# Of the pipeline's services in the template: before it comes the tests' own.
+KEYWORDS_LINE = "              - keywords\n"
 
 # The name of the session's stack, which pytest-xdist's workers inherit from the session that started them.
 _NAME_VARIABLE = "STEPFLAKE_SESSION_STACK"
@@ -62,6 +68,14 @@ def stack() -> stacks.Stack:
     return local.stack
 
 
+@pytest.fixture(scope="session")
+def caller(stack: stacks.Stack) -> Iterator[Caller]:
+    """Raw HTTP to the session's stack."""
+    caller = Caller(stack)
+    yield caller
+    caller.close()
+
+
 def _copy_project() -> None:
     PROJECT.mkdir(exist_ok=True)
     for name in ("template.yaml", "samconfig.toml"):
@@ -72,6 +86,12 @@ def _copy_project() -> None:
     for name in ("functions", "services"):
         for path in (ROOT / "tests" / name).glob("*.py"):
             shutil.copy2(path, PROJECT / "lambdas" / name)
+    template = PROJECT / "template.yaml"
+    text = template.read_text(encoding="utf-8")
+    assert text.count(KEYWORDS_LINE) == 1
+    template.write_text(
+        text.replace(KEYWORDS_LINE, f"              - unstable\n{KEYWORDS_LINE}"), encoding="utf-8"
+    )
 
 
 def _is_alive(pid: int) -> bool:
