@@ -198,8 +198,8 @@ def transform(
         if isinstance(result, Reject):
             rejects.append(dump_line(result.to_json()))
         else:
-            partition, values = result
-            rows.setdefault(partition, []).append(dump_line(values))
+            partition, _, line = result
+            rows.setdefault(partition, []).append(line)
     return rows, rejects
 
 
@@ -219,7 +219,7 @@ def reject_repeated_keys(
         if isinstance(result, Reject):
             yield result
             continue
-        _, values = result
+        _, values, _ = result
         key = [values.get(column) for column in columns]
         digest = blake2b(dump_line(key), digest_size=16).digest()
         problem = ""
@@ -245,16 +245,17 @@ def dump_line(value: wire.Json) -> bytes:
     return wire.dump_json(value).encode("utf-8")
 
 
-def _accept(row: Row, partition_by: str | None) -> tuple[str, dict[str, wire.Json]] | Reject:
+def _accept(row: Row, partition_by: str | None) -> tuple[str, dict[str, wire.Json], bytes] | Reject:
+    """Partition, clean values and their line of a row that can be loaded."""
     try:
         values = clean(row.values)
         partition = partition_of(values, partition_by)
-        dump_line(values)
+        line = dump_line(values)
     except UnicodeEncodeError:
         return _rejected(row, "half of a surrogate pair, which is not Unicode text")
     except ValueError as error:
         return _rejected(row, str(error))
-    return partition, values
+    return partition, values, line
 
 
 def _rejected(row: Row, reason: str) -> Reject:
