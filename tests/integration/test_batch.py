@@ -1,4 +1,4 @@
-"""Batches on the deployed stack: functions that misbehave, chunks, one execution for each, least privilege."""
+"""Batches on the deployed stack: misbehaving functions, chunks, one execution for each, least privilege."""
 
 import json
 import uuid
@@ -193,7 +193,9 @@ def test_many_posts_at_once_are_one_execution(caller: Caller) -> None:
 
 def test_posts_while_it_runs_and_after_it_succeeded_start_nothing(caller: Caller) -> None:
     batch_id, rows = new_batch_id(), [[1.5]]
-    assert [caller.post("sleep", rows, batch_id).status for _ in range(2)][0] == 202
+    promised, again = (caller.post("sleep", rows, batch_id) for _ in range(2))
+    assert promised.status == 202
+    assert again.status in (200, 202)
     first = caller.poll("sleep", batch_id)
     assert caller.post("sleep", rows, batch_id).raw == first.raw
     assert len(executions(caller, batch_id)) == 1
@@ -220,7 +222,7 @@ def test_a_batch_of_one_chunk_takes_at_most_three_transitions(caller: Caller) ->
 
 def test_a_large_batch_is_cut_into_chunks_and_comes_back_whole(caller: Caller) -> None:
     batch_id = new_batch_id()
-    rows = [[f"{n} {'good' if n % 2 else 'bad'}"] for n in range(2100)]
+    rows = [["good" if n % 2 else "bad"] for n in range(2100)]
     values = caller.call("sentiment", rows, batch_id).values
     assert len(values) == 2100
     assert all((value["Positive"] > 0) == bool(n % 2) for n, value in enumerate(values))
@@ -358,7 +360,7 @@ PERMISSIONS = [
 @pytest.mark.parametrize(
     ("role", "action", "resource", "is_allowed"),
     PERMISSIONS,
-    ids=[" ".join(map(str, p)) for p in PERMISSIONS],
+    ids=[f"{role} {action} {resource.rpartition(':')[2]}" for role, action, resource, _ in PERMISSIONS],
 )
 def test_a_role_may_do_what_it_must_and_no_more(
     stack: Stack, role: str, action: str, resource: str, is_allowed: bool
