@@ -56,7 +56,8 @@ def stack() -> stacks.Stack:
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # the first worker brings it up, the others find it up
         for ended in stacks.local_names(PROJECT):  # of sessions that were killed
-            if ended.startswith("test-") and not _is_alive(int(ended.removeprefix("test-"))):
+            pid = ended.removeprefix("test-")
+            if pid.isdecimal() and not _is_alive(int(pid)):
                 stacks.down(PROJECT, ended)
         _copy_project()
         local = stacks.up(PROJECT, name, step=_quiet, parameters=PARAMETERS)
