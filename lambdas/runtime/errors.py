@@ -143,7 +143,8 @@ def is_transient(error: BaseException) -> bool:
         return False
     if isinstance(error, botocore.ClientError):
         return error.response.get("Error", {}).get("Code") in TRANSIENT_CODES
-    return isinstance(error, botocore.HTTPClientError | botocore.ConnectionError)
+    network = botocore.HTTPClientError | botocore.ConnectionError | botocore.IncompleteReadError
+    return isinstance(error, network)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import pytest
 import schedule
 import transform
 import verify
+from botocore.response import StreamingBody
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from runtime import checkpoints, parts
 from runtime.checkpoints import CheckpointError
 from runtime.datasets import DatasetError, clean, dump_line
-from runtime.errors import TransientError
+from runtime.errors import TransientError, named_for_retry
 from runtime.parts import PartError
 from runtime.settings import settings
 from tests.unit.fake_aws import FakeS3, client_error
@@ -548,17 +549,22 @@ def test_a_step_without_what_comes_before_it_says_so(aws: Aws) -> None:
         load.handler({"run_id": "r"}, None)
 
 
-def test_bodies_stream_through_the_readers(aws: Aws) -> None:
-    """Two readers on one body: bytes as they come, a part at a time."""
-
-    class Slow(io.BytesIO):
+@pytest.mark.parametrize("key", ["a.csv", "a.jsonl"])
+def test_a_body_that_comes_in_pieces_is_read_whole_and_one_that_breaks_off_is_tried_again(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    class Pieces(io.BytesIO):
         def readinto(self, buffer: Any) -> int:
             return super().readinto(memoryview(buffer)[:3])
 
-    body = Slow(CSV)
-    records = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(aws.s3, "get_object", lambda **_: {"Body": body})
-        for record in extract.read_object("datasets/sales/a.csv"):
-            records.append(record)
-    assert len(records) == 6
+    body = CSV if key == "a.csv" else b'{"a":1}\n' * 6
+
+    def serve(sent: bytes) -> None:
+        answer = {"Body": StreamingBody(Pieces(sent), len(body))}
+        monkeypatch.setattr(aws.s3, "get_object", lambda **_: answer)
+
+    serve(body)
+    assert len(list(extract.read_object(key))) == 6
+    serve(body[:32])
+    with pytest.raises(TransientError, match="IncompleteReadError"), named_for_retry():
+        list(extract.read_object(key))
