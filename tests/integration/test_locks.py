@@ -1,0 +1,195 @@
+"""Locks on a real table: who gets one, when a lease runs out, and what a late owner can't do."""
+
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from runtime import locks
+from runtime.locks import LEASE_SECONDS, LockLost, acquire, complete, release, renew
+from runtime.objects import Content
+from stepflake.stack import ACCESS_KEY, SECRET_KEY, Stack
+
+NOW = int(time.time())
+
+RESULT = {"outcome": "processed", "rows": 2, "key": "日本"}
+
+
+def at(seconds: int) -> Callable[[], float]:
+    return lambda: NOW + seconds + 0.5
+
+
+@pytest.fixture(scope="module")
+def tables(stack: Stack) -> Any:
+    return boto3.resource(
+        "dynamodb",
+        endpoint_url=stack.aws_endpoint_url,
+        region_name=stack.region,
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+    )
+
+
+@pytest.fixture(autouse=True)
+def table(stack: Stack, tables: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The stack's table, in which the locks are."""
+    table = tables.Table(stack.outputs["Table"])
+    monkeypatch.setattr(locks, "table", lambda: table)
+    return table
+
+
+@pytest.fixture
+def content() -> Content:
+    return Content("bucket", f"ingest/f/{uuid.uuid4()} 日本+.csv", "e1")
+
+
+def items(table: Any, content: Content) -> list[Any]:
+    """All that the table has of an object."""
+    found = table.query(
+        KeyConditionExpression="pk = :pk",
+        ExpressionAttributeValues={":pk": f"object#{content.bucket}/{content.key}"},
+        ConsistentRead=True,
+    )
+    items: list[Any] = found["Items"]
+    return items
+
+
+def test_a_lock_has_one_owner_at_a_time(content: Content) -> None:
+    first = acquire(content, "a", "a", clock=at(0))
+    second = acquire(content, "b", "b", clock=at(1))
+
+    assert (first.owner, first.lease_until, first.result) == ("a", NOW + LEASE_SECONDS, None)
+    assert second == first
+
+
+def test_of_many_at_once_one_gets_the_lock(content: Content) -> None:
+    owners = [f"owner-{number}" for number in range(16)]
+
+    with ThreadPoolExecutor(len(owners)) as pool:
+        found = list(pool.map(lambda owner: acquire(content, owner, owner, clock=at(0)), owners))
+
+    assert len({lock.owner for lock in found}) == 1
+
+
+def test_each_content_has_a_lock_of_its_own(content: Content) -> None:
+    others = [
+        content,
+        Content(content.bucket, content.key, "e2"),
+        Content(content.bucket, content.key, "e1", "v1"),
+        Content(content.bucket, content.key, "e1", "v2"),
+        Content(content.bucket, content.key + "x", "e1"),
+        Content("other", content.key, "e1"),
+    ]
+
+    found = [acquire(other, str(number), "r", clock=at(0)) for number, other in enumerate(others)]
+
+    assert [lock.owner for lock in found] == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_retry_of_the_owner_has_the_lock_again(content: Content) -> None:
+    acquire(content, "a", "a", clock=at(0))
+
+    again = acquire(content, "a", "a", clock=at(10))
+
+    assert (again.owner, again.lease_until) == ("a", NOW + 10 + LEASE_SECONDS)
+
+
+def test_a_lock_is_taken_over_when_its_lease_has_run_out_and_not_before(content: Content) -> None:
+    acquire(content, "a", "a", clock=at(0))
+
+    before = acquire(content, "b", "b", clock=at(LEASE_SECONDS))
+    after = acquire(content, "b", "b", clock=at(LEASE_SECONDS + 1))
+
+    assert (before.owner, after.owner) == ("a", "b")
+
+
+def test_renewing_makes_the_lease_longer(content: Content) -> None:
+    acquire(content, "a", "a", clock=at(0))
+    renew(content, "a", clock=at(500))
+
+    found = acquire(content, "b", "b", clock=at(LEASE_SECONDS + 1))
+
+    assert (found.owner, found.lease_until) == ("a", NOW + 500 + LEASE_SECONDS)
+
+
+def test_a_resumption_of_the_run_takes_the_lock_at_once(content: Content) -> None:
+    acquire(content, "a", "a", clock=at(0))
+
+    resumed = acquire(content, "a-r1", "a", clock=at(1))
+
+    assert (resumed.owner, resumed.run_id) == ("a-r1", "a")
+    with pytest.raises(LockLost, match="run a-r1 holds it until"):
+        renew(content, "a")
+
+
+def test_what_is_complete_is_never_taken_again(content: Content) -> None:
+    acquire(content, "a", "a", clock=at(0))
+    complete(content, "a", RESULT)
+    complete(content, "a", RESULT)
+
+    for owner, run_id in [("b", "b"), ("a", "a"), ("c", "a")]:
+        found = acquire(content, owner, run_id, clock=at(10 * LEASE_SECONDS))
+        assert (found.owner, found.result) == ("a", RESULT)
+
+
+def test_what_is_released_is_anybody_s(content: Content) -> None:
+    acquire(content, "a", "a", clock=at(0))
+
+    assert release(content, "a")
+    assert not release(content, "a")
+    assert acquire(content, "b", "b", clock=at(1)).owner == "b"
+
+
+def test_a_late_owner_changes_nothing(content: Content, table: Any) -> None:
+    acquire(content, "late", "late", clock=at(0))
+    acquire(content, "b", "b", clock=at(LEASE_SECONDS + 1))
+    [before] = items(table, content)
+
+    with pytest.raises(
+        LockLost, match=r"the lock on s3://bucket/ingest/.* was lost: run b holds it until 20"
+    ):
+        renew(content, "late")
+    with pytest.raises(LockLost, match="run b holds it"):
+        complete(content, "late", RESULT)
+    assert not release(content, "late")
+
+    assert items(table, content) == [before]
+
+
+def test_an_owner_that_is_later_than_the_completion_changes_nothing(content: Content) -> None:
+    acquire(content, "late", "late", clock=at(0))
+    acquire(content, "b", "b", clock=at(LEASE_SECONDS + 1))
+    complete(content, "b", RESULT)
+
+    with pytest.raises(LockLost, match="run b completed it"):
+        complete(content, "late", {"outcome": "other"})
+    with pytest.raises(LockLost, match="run b completed it"):
+        renew(content, "late")
+    assert not release(content, "b")
+    assert acquire(content, "c", "c", clock=at(0)).result == RESULT
+
+
+def test_a_lock_that_nobody_has_cannot_be_renewed_or_completed(content: Content) -> None:
+    for late in (lambda: renew(content, "a"), lambda: complete(content, "a", RESULT)):
+        with pytest.raises(LockLost, match="nobody holds the lock on .* any more; run it again"):
+            late()
+
+
+def test_other_errors_of_the_table_stay_what_they_are(
+    content: Content, tables: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "table", lambda: tables.Table("no-such-table"))
+
+    for call in (
+        lambda: acquire(content, "a", "a"),
+        lambda: renew(content, "a"),
+        lambda: complete(content, "a", RESULT),
+        lambda: release(content, "a"),
+    ):
+        with pytest.raises(ClientError, match="ResourceNotFoundException"):
+            call()
