@@ -1,4 +1,4 @@
-"""Every path of the machine `pipeline`: the guard of each service, crashes, resumptions, classes of errors."""
+"""Every path of the machine `pipeline`: each guard, crashes and resumptions, classes of errors."""
 
 import json
 from collections.abc import Callable

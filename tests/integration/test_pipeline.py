@@ -1,0 +1,429 @@
+"""The pipeline on the local stack: entered anywhere, crashed everywhere, started by messages.
+
+Its services are language, sentiment, unstable (tests/services) and keywords.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from runtime.runs import Run, find_run, resume_run
+from stepflake.stack import Stack
+
+PATIENCE = 60
+SERVICES = ["language", "sentiment", "unstable", "keywords"]
+TEXT = "The battery life is excellent, and I love the camera."
+REVIEW = {"text": TEXT, "stars": 5}
+
+
+def wait_for(found: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
+        time.sleep(0.05)
+    return value
+
+
+def trouble(how: str, times: int = 1) -> dict[str, Any]:
+    """A review at which the service `unstable` goes wrong so many times."""
+    return {**REVIEW, "trouble": {"key": uuid.uuid4().hex, "how": how, "times": times}}
+
+
+def statuses(run: Run) -> list[str]:
+    assert [step["service"] for step in run.output["steps"]] == SERVICES
+    return [step["status"] for step in run.output["steps"]]
+
+
+class Pipeline:
+    """The machine, its topics and its queues."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.machine = stack.outputs["PipelineStateMachineArn"]
+        self.steps = stack.client("stepfunctions")
+        self.sqs = stack.client("sqs")
+        self.requests: dict[str, str] = {}
+
+    def start(self, document: dict[str, Any]) -> str:
+        answer = self.steps.start_execution(stateMachineArn=self.machine, input=json.dumps(document))
+        return str(answer["executionArn"])
+
+    def end(self, handle: str) -> Run:
+        run: Run = wait_for(
+            lambda: run if (run := find_run(self.steps, handle)).status != "RUNNING" else None,
+            f"the end of {handle}",
+        )
+        return run
+
+    def run(self, **document: Any) -> Run:
+        """A run with this input, ended."""
+        return self.end(self.start(document))
+
+    def runs_of(self, request_id: str) -> list[str]:
+        """The handles of the runs of a request, the first one first."""
+        pages = self.steps.get_paginator("list_executions").paginate(stateMachineArn=self.machine)
+        found = sorted(
+            (run for page in pages for run in page["executions"]), key=lambda run: run["startDate"]
+        )
+        handles = [run["executionArn"] for run in found]
+        for handle in handles:
+            if handle not in self.requests:
+                self.requests[handle] = find_run(self.steps, handle).run_id
+        return [handle for handle in handles if self.requests[handle] == request_id]
+
+    def queue(self, service: str, suffix: str = "") -> str:
+        name = f"{self.stack.stack_name}-pipeline-{service}{suffix}"
+        return str(self.sqs.get_queue_url(QueueName=name)["QueueUrl"])
+
+    def publish(self, service: str, message: str) -> None:
+        topic = self.stack.outputs[f"{service}TopicArn"]
+        self.stack.client("sns").publish(TopicArn=topic, Message=message)
+
+    @contextmanager
+    def broken_service(self) -> Iterator[None]:
+        """Meanwhile the Lambda of the services can't even start."""
+        resource = self.stack.client("cloudformation").describe_stack_resource(
+            StackName=self.stack.stack_name, LogicalResourceId="ServiceFunction"
+        )
+        name = resource["StackResourceDetail"]["PhysicalResourceId"]
+        lambdas = self.stack.client("lambda")
+        lambdas.update_function_configuration(FunctionName=name, Handler="nowhere.handler")
+        try:
+            yield
+        finally:
+            lambdas.update_function_configuration(FunctionName=name, Handler="service.handler")
+
+
+@pytest.fixture(scope="module")
+def pipeline(stack: Stack) -> Pipeline:
+    return Pipeline(stack)
+
+
+class Notifications:
+    """What the pipeline's topic has told."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.sqs = pipeline.sqs
+        self.url = self.sqs.create_queue(QueueName=f"heard-{uuid.uuid4().hex}")["QueueUrl"]
+        topic = pipeline.stack.outputs["PipelineTopicArn"]
+        attributes = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["QueueArn"])[
+            "Attributes"
+        ]
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"Service": "sns.amazonaws.com"},
+            "Action": "sqs:SendMessage",
+            "Resource": attributes["QueueArn"],
+            "Condition": {"ArnEquals": {"aws:SourceArn": topic}},
+        }
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        self.sqs.set_queue_attributes(QueueUrl=self.url, Attributes={"Policy": policy})
+        self.sns = pipeline.stack.client("sns")
+        self.subscription = self.sns.subscribe(
+            TopicArn=topic,
+            Protocol="sqs",
+            Endpoint=attributes["QueueArn"],
+            Attributes={"RawMessageDelivery": "true"},
+        )["SubscriptionArn"]
+        self.heard: list[dict[str, Any]] = []
+
+    def of(self, handle: str) -> dict[str, Any]:
+        """What was told of the run first."""
+
+        def listen() -> dict[str, Any] | None:
+            answer = self.sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10)
+            self.heard += [json.loads(message["Body"]) for message in answer.get("Messages", [])]
+            return next((message for message in self.heard if message["execution"] == handle), None)
+
+        found: dict[str, Any] = wait_for(listen, f"the notification of {handle}")
+        return found
+
+    def close(self) -> None:
+        self.sns.unsubscribe(SubscriptionArn=self.subscription)
+        self.sqs.delete_queue(QueueUrl=self.url)
+
+
+@pytest.fixture(scope="module")
+def notifications(pipeline: Pipeline) -> Iterator[Notifications]:
+    heard = Notifications(pipeline)
+    yield heard
+    heard.close()
+
+
+@pytest.fixture
+def request_id() -> str:
+    return f"request-{uuid.uuid4().hex}"
+
+
+# --- a run, and one that goes on ---
+
+
+def test_a_review_runs_through_all_services(pipeline: Pipeline, notifications: Notifications) -> None:
+    run = pipeline.run(document=REVIEW)
+
+    assert run.status == "SUCCEEDED", run.cause
+    assert statuses(run) == ["run"] * 4
+    assert run.output["request_id"] == run.name
+    document = run.output["document"]
+    assert {key: document[key] for key in REVIEW} == REVIEW
+    assert document["language"]["code"] == "en"
+    assert document["sentiment"]["label"] in ("Positive", "Neutral")
+    assert document["keywords"][0] == {"phrase": "battery life", "score": 4}
+    assert notifications.of(run.handle) == {
+        "status": "SUCCEEDED",
+        "request_id": run.name,
+        "execution": run.handle,
+        "steps": run.output["steps"],
+    }
+
+
+def test_a_second_run_of_a_request_repeats_nothing(pipeline: Pipeline, request_id: str) -> None:
+    first = pipeline.run(document=trouble("raise", times=0), request_id=request_id)
+    second = pipeline.run(request_id=request_id)
+
+    assert statuses(second) == ["finished before"] * 4
+    assert second.output["document"] == first.output["document"]
+    assert second.output["document"]["unstable"] == 1
+
+
+def test_two_runs_of_a_request_at_once_come_to_the_same(pipeline: Pipeline, request_id: str) -> None:
+    document = trouble("raise", times=0)
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda _: pipeline.run(document=document, request_id=request_id), range(2)))
+
+    assert [run.status for run in runs] == ["SUCCEEDED"] * 2
+    assert runs[0].output["document"] == runs[1].output["document"]
+
+
+@pytest.mark.parametrize("start_at", SERVICES)
+def test_a_run_starts_at_any_service_of_an_earlier_request(
+    pipeline: Pipeline, request_id: str, start_at: str
+) -> None:
+    index = SERVICES.index(start_at)
+    earlier = pipeline.run(document=REVIEW, request_id=request_id, skip=SERVICES[index:])
+
+    run = pipeline.run(request_id=request_id, start_at=start_at)
+
+    assert statuses(earlier) == ["run"] * index + ["skipped"] * (4 - index)
+    assert statuses(run) == ["before start_at"] * index + ["run"] * (4 - index)
+    assert set(run.output["document"]) == {*REVIEW, *SERVICES}
+
+
+def test_what_was_skipped_is_made_up_for_later(pipeline: Pipeline, request_id: str) -> None:
+    skipping = pipeline.run(document=REVIEW, request_id=request_id, skip=["sentiment"])
+    complete = pipeline.run(request_id=request_id)
+
+    assert "sentiment" not in skipping.output["document"]
+    assert statuses(complete) == ["finished before", "run", "finished before", "finished before"]
+    assert list(complete.output["document"]) == [*REVIEW, *SERVICES]
+
+
+def test_a_document_that_fills_the_payload_comes_back_as_an_object(pipeline: Pipeline) -> None:
+    document = {"text": TEXT, "appendix": "x" * 200_000}
+
+    run = pipeline.run(document=document)
+
+    assert list(run.output) == ["request_id", "steps", "key"]
+    stored = pipeline.stack.client("s3").get_object(
+        Bucket=pipeline.stack.outputs["Bucket"], Key=run.output["key"]
+    )
+    found = json.loads(stored["Body"].read())
+    assert set(found) == {*document, *SERVICES}
+    assert found["appendix"] == document["appendix"]
+
+
+# --- crashes ---
+
+
+@pytest.mark.parametrize("crash", SERVICES)
+def test_a_crash_at_any_service_is_taken_up_there(pipeline: Pipeline, request_id: str, crash: str) -> None:
+    index = SERVICES.index(crash)
+    pipeline.run(document=trouble("raise", times=0), request_id=request_id, skip=SERVICES[index:])
+
+    with pipeline.broken_service():
+        failed = pipeline.run(request_id=request_id)
+    resumed = pipeline.end(resume_run(pipeline.steps, failed.handle).handle)
+
+    assert failed.status == "FAILED"
+    assert failed.error.startswith("Runtime.")
+    assert statuses(resumed) == ["finished before"] * index + ["run"] * (4 - index)
+    assert resumed.output["document"]["unstable"] == 1
+
+
+@pytest.mark.parametrize("how", ["transient", "kill", "exit", "hang"])
+def test_a_worker_that_dies_once_is_replaced(pipeline: Pipeline, how: str) -> None:
+    run = pipeline.run(document=trouble(how))
+
+    assert run.status == "SUCCEEDED", run.cause
+    assert statuses(run) == ["run"] * 4
+    assert run.output["document"]["unstable"] == 2
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("raise", "ServiceError"), ("kill", "Runtime.ExitError"), ("transient", "TransientError")],
+)
+def test_a_service_that_keeps_failing_fails_the_run_until_it_is_resumed(
+    pipeline: Pipeline, notifications: Notifications, how: str, error: str
+) -> None:
+    tries = {"raise": 1, "kill": 2, "transient": 6}[how]
+    failed = pipeline.run(document=trouble(how, times=tries))
+
+    assert (failed.status, failed.error) == ("FAILED", error)
+    told = notifications.of(failed.handle)
+    assert (told["status"], told["request_id"], told["error"]) == ("FAILED", failed.name, error)
+    if how == "raise":
+        assert told["cause"] == "unstable: ValueError: the thirteenth row of thirteen"
+
+    resumed = pipeline.end(resume_run(pipeline.steps, failed.handle).handle)
+
+    assert statuses(resumed) == ["finished before", "finished before", "run", "run"]
+    assert resumed.output["document"]["unstable"] == tries + 1
+    assert notifications.of(resumed.handle)["status"] == "SUCCEEDED"
+
+
+def test_a_run_that_is_stopped_is_told_and_can_be_resumed(
+    pipeline: Pipeline, notifications: Notifications
+) -> None:
+    handle = pipeline.start({"document": trouble("hang")})
+    history = pipeline.steps.get_paginator("get_execution_history")
+    wait_for(
+        lambda: (
+            sum(
+                event["type"] == "TaskStateExited"
+                for page in history.paginate(executionArn=handle)
+                for event in page["events"]
+            )
+            == 3
+        ),
+        "the service that hangs",
+    )
+
+    pipeline.steps.stop_execution(executionArn=handle, error="Operator", cause="maintenance")
+
+    stopped = pipeline.end(handle)
+    assert stopped.status == "ABORTED"
+    told = notifications.of(handle)
+    assert (told["status"], told["request_id"]) == ("ABORTED", stopped.name)
+    resumed = pipeline.end(resume_run(pipeline.steps, handle).handle)
+    assert statuses(resumed)[:2] == ["finished before"] * 2
+    assert statuses(resumed)[3] == "run"
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"document": REVIEW, "skip": ["translation"]},
+         "at $.skip[0]: the pipeline has no service 'translation'; "
+         "it runs language, sentiment, unstable, keywords, in this order"),
+        ({"request_id": "never-seen", "start_at": "keywords"},
+         "at $.request_id: there is no request 'never-seen'; send its document with it"),
+        ({"document": {"stars": 1}}, "at $.document: 'text' is a required property"),
+    ],
+)  # fmt: skip
+def test_bad_input_fails_with_its_path(
+    pipeline: Pipeline, notifications: Notifications, document: dict[str, Any], message: str
+) -> None:
+    run = pipeline.run(**document)
+
+    assert (run.status, run.error, run.cause) == ("FAILED", "RequestError", message)
+    assert notifications.of(run.handle)["cause"] == message
+
+
+def test_starting_after_what_is_missing_fails(pipeline: Pipeline, request_id: str) -> None:
+    pipeline.run(document=REVIEW, request_id=request_id, skip=SERVICES[1:])
+
+    run = pipeline.run(request_id=request_id, start_at="keywords")
+
+    assert run.error == "RequestError"
+    problem = f"'keywords' comes after sentiment, unstable, which request {request_id!r} has no result of"
+    assert run.cause.startswith(f"at $.start_at: {problem}; start at 'sentiment', or list in skip")
+
+
+# --- connectors ---
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_message_on_a_services_topic_starts_the_run_there(
+    pipeline: Pipeline, request_id: str, service: str
+) -> None:
+    index = SERVICES.index(service)
+    pipeline.run(document=REVIEW, request_id=request_id, skip=SERVICES[index:])
+
+    pipeline.publish(service, json.dumps({"request_id": request_id}))
+
+    runs = wait_for(lambda: len(runs := pipeline.runs_of(request_id)) > 1 and runs, "the connector's run")
+    run = pipeline.end(runs[1])
+    assert run.input == {"request_id": request_id, "start_at": service}
+    assert statuses(run) == ["before start_at"] * index + ["run"] * (4 - index)
+
+
+def test_a_message_that_is_delivered_twice_starts_one_run(pipeline: Pipeline, request_id: str) -> None:
+    pipeline.run(document=REVIEW, request_id=request_id)
+    message = json.dumps({"request_id": request_id})
+    envelope = json.dumps({"Type": "Notification", "MessageId": str(uuid.uuid4()), "Message": message})
+
+    url = pipeline.queue("keywords")
+    for _ in range(3):
+        pipeline.sqs.send_message(QueueUrl=url, MessageBody=envelope)
+    pipeline.sqs.send_message(QueueUrl=url, MessageBody=message)
+
+    wait_for(lambda: len(pipeline.runs_of(request_id)) == 3, "the runs of both messages")
+    wait_for(lambda: is_drained(pipeline, url), "the queue to be empty")
+    assert len(pipeline.runs_of(request_id)) == 3
+
+
+def test_malformed_messages_end_in_the_dead_letter_queue(pipeline: Pipeline, request_id: str) -> None:
+    url, dead = pipeline.queue("language"), pipeline.queue("language", "-dead")
+    malformed = ["hello", "{}", json.dumps({"request_id": request_id, "skip": "language"})]
+    attributes = pipeline.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])
+    pipeline.sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": "1"})
+    try:
+        for message in malformed:
+            pipeline.sqs.send_message(QueueUrl=url, MessageBody=message)
+        pipeline.sqs.send_message(
+            QueueUrl=url, MessageBody=json.dumps({"request_id": request_id, "document": REVIEW})
+        )
+
+        buried: list[str] = []
+
+        def dig() -> bool:
+            answer = pipeline.sqs.receive_message(QueueUrl=dead, MaxNumberOfMessages=10)
+            for message in answer.get("Messages", []):
+                pipeline.sqs.delete_message(QueueUrl=dead, ReceiptHandle=message["ReceiptHandle"])
+                buried.append(message["Body"])
+            return len(buried) == len(malformed)
+
+        wait_for(dig, "the malformed messages")
+    finally:
+        pipeline.sqs.set_queue_attributes(QueueUrl=url, Attributes=attributes["Attributes"])
+    assert sorted(buried) == sorted(malformed)
+    (handle,) = pipeline.runs_of(request_id)
+    assert pipeline.end(handle).status == "SUCCEEDED"
+
+
+def test_a_message_about_an_unknown_request_is_told(
+    pipeline: Pipeline, notifications: Notifications, request_id: str
+) -> None:
+    pipeline.publish("keywords", json.dumps({"request_id": request_id}))
+
+    (handle,) = wait_for(lambda: pipeline.runs_of(request_id), "the connector's run")
+    told = notifications.of(handle)
+    assert told["request_id"] == request_id
+    assert told["cause"] == f"at $.request_id: there is no request {request_id!r}; send its document with it"
+
+
+def is_drained(pipeline: Pipeline, url: str) -> bool:
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = pipeline.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return all(found[name] == "0" for name in names)
