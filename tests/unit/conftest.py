@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import collect
+import hypothesis
 import initiate
 import poll
 import process
@@ -19,6 +20,12 @@ from runtime import api, batches, executions
 from runtime.catalog import read_catalog
 from runtime.settings import settings
 from tests.unit.fake_aws import MACHINES, FakeAws
+
+# How long an example takes says nothing on a machine that does other things as well.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 Deploy = Callable[..., None]
 

@@ -288,7 +288,11 @@ def test_a_definition_in_order_has_no_findings() -> None:
     assert lint_substitutions(GOOD, SUBSTITUTIONS) == []
 
 
-@pytest.mark.parametrize(("mistake", "where", "problem"), MISTAKES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("mistake", "where", "problem"),
+    MISTAKES,
+    ids=lambda value: value[:40] if isinstance(value, str) else "edit",
+)
 def test_a_mistake_is_found_where_it_is(mistake: Edit, where: str, problem: str) -> None:
     machine = copy.deepcopy(GOOD)
     mistake(machine)
