@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from rich.rule import Rule
 from rich.syntax import Syntax
 
 from runtime.runs import Run, find_run, resume_run
@@ -67,15 +66,15 @@ def demo(name: str) -> None:
             "fan_out: a list of tasks over a queue, started from SQL": show_fan_out,
             "pipeline: services one after the other, and entered midway": show_pipeline,
             "ingest: an object that lands in S3, exactly once": show_ingest,
-            "etl: stopped midway, and resumed": show_etl,
+            "etl: a dataset cleaned and loaded, stopped midway and resumed": show_etl,
         }.items():
             output.print()
-            output.print(Rule(title, align="left"))
+            output.print(title, style="bold cyan")
             show_it(stack)
     except (StackError, EngineError, SqlError) as error:
         raise click.ClickException(str(error)) from None
     output.print()
-    output.print(Rule(f"All of this took {time.monotonic() - started:.0f} s", align="left"))
+    output.print(f"All of this took {time.monotonic() - started:.0f} s. Next:", style="bold cyan")
     where_next(name)
 
 

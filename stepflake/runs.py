@@ -20,7 +20,8 @@ from stepflake.stack import Stack, StackError
 FOLLOW_SECONDS = 0.5
 
 # What was asked for goes to stdout, progress (`console`) to stderr.
-output = Console(soft_wrap=True, highlight=False)
+# Into a pipe or a file go whole lines.
+output = Console(width=None if sys.stdout.isatty() else 1000, soft_wrap=True, highlight=False)
 
 
 class RunsError(click.ClickException):
@@ -80,7 +81,7 @@ def list_runs(workflow: str | None, status: str | None, limit: int, as_json: boo
     table = Table("workflow", Column("run", overflow="fold"), "status", "started", box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(row["workflow"], row["run"], row["status"], row["started"])
-    _print_table(table)
+    output.print(table)
 
 
 @runs.command()
@@ -99,7 +100,7 @@ def show(run: str, as_json: bool, **where: Any) -> None:
     table = Table("state", "entered", "outcome", box=SIMPLE_HEAD)
     for state in states:
         table.add_row(state["state"], state["entered"], state["outcome"])
-    _print_table(table)
+    output.print(table)
 
 
 @runs.command()
@@ -273,8 +274,3 @@ def _print_run(run: Run) -> None:
         output.print(f"  {run.error}: {run.cause}", markup=False)
     if run.output is not None:
         click.echo(json.dumps(run.output, indent=2, ensure_ascii=False))
-
-
-def _print_table(table: Table) -> None:
-    # Into a pipe or a file go whole lines.
-    output.print(table, width=None if output.is_terminal else 1000)
