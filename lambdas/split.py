@@ -4,6 +4,7 @@ import hashlib
 from typing import Any, TypedDict
 
 from aws_lambda_powertools import Logger
+from botocore.exceptions import ClientError
 
 from runtime import tasks, wire
 from runtime.catalog import read_workflows
@@ -77,7 +78,7 @@ def split(event: Event) -> Plan:
         raise InputError(f"the input of fan_out: {error}") from None
     service = document.get("service", DEFAULT_SERVICE)
     load_service(service)
-    names = document["names"] if "names" in document else load_names(document["names_key"])
+    names = document["names"] if isinstance(document["names"], list) else load_names(document["names"])
     if len(names) > MAX_TASKS:
         raise InputError(f"{len(names):,} tasks in one run; at most {MAX_TASKS:,}: start several runs")
     resumed = agree(run_id, service, names)
@@ -118,7 +119,12 @@ def agree(run_id: str, service: str, names: list[wire.Json]) -> bool:
 
 def load_names(key: str) -> list[wire.Json]:
     """The documents of a JSON Lines object in the bucket. Raises InputError, which names the line."""
-    body = s3().get_object(Bucket=settings().bucket, Key=key)["Body"].read()
+    try:
+        body = s3().get_object(Bucket=settings().bucket, Key=key)["Body"].read()
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "NoSuchKey":
+            raise
+        raise InputError(f"at $.names: there is no object {key} in the bucket {settings().bucket}") from None
     names = []
     for number, line in enumerate(body.decode("utf-8").split("\n"), 1):
         if not line.strip():

@@ -38,20 +38,20 @@ def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailure
 
     Tasks that ended a worker before come last: they may do so again, and must not take others along.
     """
-    messages = {"Records": sorted(event["Records"], key=ended_a_worker)}
+    messages = {"Records": sorted(event["Records"], key=last_death)}
     return process_partial_response(messages, work, processor, context)
 
 
-def ended_a_worker(message: dict[str, Any]) -> bool:
-    """Whether an earlier delivery of this message was a worker's last."""
+def last_death(message: dict[str, Any]) -> int:
+    """When the task last ended a worker, in epoch seconds; 0 if it never did."""
     if int(message["attributes"]["ApproximateReceiveCount"]) == 1:
-        return False
+        return 0
     try:
         task, _ = read(message["body"])
     except (ValueError, TypeError, KeyError):
-        return False  # no task of ours; it goes to the dead-letter queue
+        return 0  # no task of ours; it goes to the dead-letter queue
     record = tasks.load_record(task)
-    return record is not None and record.has_died
+    return record.lease_until if record and record.has_died else 0
 
 
 def read(body: str) -> tuple[Task, str]:

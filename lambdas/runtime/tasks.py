@@ -37,6 +37,9 @@ from runtime.table import expires_at, table
 # its history stays far below 25,000 events, and a partition takes 1,000 writes a second.
 GROUP_TASKS = 200
 
+# How many workers a task may end in one round before it counts as poison.
+MAX_DEATHS = 3
+
 # A result is in the record (DynamoDB's limit is 400 KB), and all of a run's results pass through one Lambda.
 MAX_RESULT_BYTES = 32 * 1024
 
@@ -45,7 +48,7 @@ MAX_CAUSE_CHARS = 1000
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
 NOT_IN_MESSAGES = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-WORKER_DIED = "its workers ended while they ran it (out of time or memory, or a crash); their log says more"
+SEE_LOG = " (out of time or memory, or a crash); their log says more"
 
 # Groups whose documents a worker keeps: its batches come from few groups at a time.
 CACHED_GROUPS = 8
@@ -78,12 +81,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Record:
-    """How far a task is. `lease_until`: epoch seconds. `result`: JSON."""
+    """How far a task is. `lease_until`: epoch seconds. `deaths`: workers that it ended in this round."""
 
     status: Status
     round: str
     owner: str = ""
     lease_until: int = 0
+    deaths: int = 0
     result: str = ""
     error: str = ""
     cause: str = ""
@@ -101,8 +105,8 @@ class Record:
 def claim(task: Task, lease_until: int, *, last: bool) -> Record:
     """Makes the caller the task's owner, or returns the record that says that nothing is left to do.
 
-    `last`: the queue delivers the task no more. One that ended a worker before is failed then, since nobody
-    would be left to tell of it if it did so again. Raises TaskBusy.
+    A task that ended MAX_DEATHS workers is failed instead; so is, at its `last` delivery, one that ended any:
+    nobody would be left to tell of it if it did so again. Raises TaskBusy.
     """
     mine = Record("running", task.round, owner=uuid.uuid4().hex, lease_until=lease_until)
     earlier = _put(task, mine, None)
@@ -112,8 +116,12 @@ def claim(task: Task, lease_until: int, *, last: bool) -> Record:
         return earlier
     if earlier.status == "running" and not earlier.has_died:
         raise _busy(earlier)
-    if last and earlier.has_died:
-        mine = _failed(mine, "WorkerDied", WORKER_DIED)
+    if earlier.round == task.round:
+        mine = replace(mine, deaths=earlier.deaths + earlier.has_died)
+        if earlier.has_died and (last or mine.deaths >= MAX_DEATHS):
+            mine = _failed(
+                mine, "WorkerDied", f"{mine.deaths} of its workers ended while they ran it{SEE_LOG}"
+            )
     return _settle(task, mine, earlier)
 
 
@@ -272,7 +280,7 @@ def _put(task: Task, record: Record, expected: Record | None) -> Record | None:
 
 def _record(item: dict[str, Any]) -> Record:
     values = {field.name: item[field.name] for field in fields(Record)}
-    return Record(**{**values, "lease_until": int(values["lease_until"])})
+    return Record(**{**values, "lease_until": int(values["lease_until"]), "deaths": int(values["deaths"])})
 
 
 def _partition(run_id: str, group: int) -> str:
