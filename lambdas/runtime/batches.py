@@ -16,7 +16,8 @@ from botocore.exceptions import ClientError
 
 from runtime import wire
 from runtime.clients import s3
-from runtime.errors import ResultError, TransientError
+from runtime.errors import ResultError
+from runtime.objects import put_once
 from runtime.settings import settings
 
 
@@ -170,19 +171,4 @@ def _exists(key: str) -> bool:
 
 
 def _put_once(key: str, body: bytes, digest: str) -> None:
-    try:
-        s3().put_object(
-            Bucket=settings().bucket,
-            Key=key,
-            Body=body,
-            ContentType="application/json",
-            ContentEncoding="gzip",
-            Metadata={"digest": digest},
-            IfNoneMatch="*",
-        )
-    except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code == "ConditionalRequestConflict":
-            raise TransientError(f"another writer is at {key} at this moment") from error
-        if code != "PreconditionFailed":
-            raise
+    put_once(key, body, ContentType="application/json", ContentEncoding="gzip", Metadata={"digest": digest})

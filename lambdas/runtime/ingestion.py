@@ -25,8 +25,8 @@ from runtime.catalog import Signature, read_catalog
 from runtime.checkpoints import load_checkpoint, save_checkpoint
 from runtime.clients import s3
 from runtime.datasets import Row
-from runtime.errors import ChunkError, TransientError
-from runtime.objects import PREFIX, Content, Object, ObjectError, read_content
+from runtime.errors import ChunkError
+from runtime.objects import PREFIX, Content, Object, ObjectError, put_once, read_content
 from runtime.remote import load_function, run_rows
 from runtime.rows import Format, RowError, decode, find_format, read_arguments, read_rows
 from runtime.settings import settings
@@ -98,7 +98,9 @@ def ingest(found: Object, seconds_left: Callable[[], float]) -> Result | None:
         parts = _run_chunks(content, table, rows, seconds_left)
         if parts is None:
             return None
-        _write_once(output, parts, rows)
+        # An earlier owner, late or dead since, may have been there first; what is there stays.
+        body = b"".join(part.encode("utf-8") for part in parts)
+        put_once(output, body, ContentType="application/jsonl", Metadata={"rows": str(rows)})
     return _result(found, "processed", signature.name, rows, output)
 
 
@@ -220,25 +222,6 @@ def _rows_written(output: str) -> int | None:
             return None
         raise
     return int(head["Metadata"]["rows"])
-
-
-def _write_once(output: str, parts: Sequence[str], rows: int) -> None:
-    try:
-        s3().put_object(
-            Bucket=settings().bucket,
-            Key=output,
-            Body=b"".join(part.encode("utf-8") for part in parts),
-            ContentType="application/jsonl",
-            Metadata={"rows": str(rows)},
-            IfNoneMatch="*",
-        )
-    except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code == "ConditionalRequestConflict":
-            raise TransientError(f"another writer is at {output} at this moment") from error
-        # An earlier owner, late or dead since, was there first; what is there stays.
-        if code != "PreconditionFailed":
-            raise
 
 
 def _result(

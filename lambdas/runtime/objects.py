@@ -1,4 +1,4 @@
-"""Objects that land below `ingest/` in the bucket, found and read as exactly the content that landed."""
+"""Objects in the bucket: written once, and found and read as exactly the content that landed."""
 
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -6,9 +6,10 @@ from typing import Any, TypedDict
 from botocore.exceptions import ClientError
 
 from runtime.clients import s3
-from runtime.errors import ChunkError
+from runtime.errors import ChunkError, TransientError
 from runtime.settings import settings
 
+# Below it objects are ingested.
 PREFIX = "ingest/"
 
 # NoSuchKey and PreconditionFailed without a body, as HEAD answers them, are bare numbers.
@@ -43,6 +44,18 @@ class Content:
     def name(self) -> str:
         """The etag, with the version where there is one: what tells two contents of one key apart."""
         return f"{self.etag}.{self.version_id}" if self.version_id else self.etag
+
+
+def put_once(key: str, body: bytes, **options: Any) -> None:
+    """Puts an object unless there is one: the first writer counts. `options`: of put_object."""
+    try:
+        s3().put_object(Bucket=settings().bucket, Key=key, Body=body, IfNoneMatch="*", **options)
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code == "ConditionalRequestConflict":
+            raise TransientError(f"another writer is at {key} at this moment") from error
+        if code != "PreconditionFailed":
+            raise
 
 
 def find_object(key: str, etag: str | None, version_id: str | None) -> Object | None:

@@ -1,9 +1,9 @@
 """The one DynamoDB table: checkpoints, locks and task records, told apart by their keys.
 
-    pk                     sk              written by
-    run#{run id}           step#{step}     runtime.checkpoints
-    object#{bucket}/{key}  content#{etag}  runtime.locks
-    task#{run id}#{group}  {task number}   runtime.tasks
+    pk                     sk                        written by
+    run#{run id}           step#{step}               runtime.checkpoints
+    object#{bucket}/{key}  content#{etag}[.version]  runtime.locks
+    task#{run id}#{group}  {task number}             runtime.tasks
 
 Every item has `expires_at` (epoch seconds), after which DynamoDB deletes it, within days: correctness
 must not lean on it.

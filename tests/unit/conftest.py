@@ -16,7 +16,7 @@ import process
 import pytest
 
 import functions
-from runtime import api, batches, executions
+from runtime import api, batches, executions, objects
 from runtime.catalog import read_catalog
 from runtime.settings import settings
 from tests.unit.fake_aws import MACHINES, FakeAws
@@ -45,7 +45,8 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
         "SENTIMENT_LANGUAGE": "en",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(batches, "s3", lambda: fake.s3)
+    for module in (batches, objects):
+        monkeypatch.setattr(module, "s3", lambda: fake.s3)
     monkeypatch.setattr(executions, "stepfunctions", lambda: fake.step_functions)
     monkeypatch.setattr(api, "time", fake.time)
     settings.cache_clear()
