@@ -16,6 +16,7 @@ import click
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from runtime.catalog import CatalogError, read_catalog, read_workflows
 from stepflake import asl_schema
 from stepflake.jsonata_expression import ExpressionError, parse_expression
 
@@ -583,7 +584,7 @@ def lint_command(files: tuple[Path, ...], template: Path | None) -> None:
     """Check state machine definitions: links, timeouts, retries, JSONata, placeholders.
 
     FILES are definitions in Amazon States Language. Without them: statemachines/*.asl.json, all of which the
-    template must deploy. Exits with 1 when something is found.
+    template must deploy, and the declarations of lambdas/functions. Exits with 1 when something is found.
     """
     if template is None and Path("template.yaml").exists():
         template = Path("template.yaml")
@@ -608,6 +609,7 @@ def lint_command(files: tuple[Path, ...], template: Path | None) -> None:
         found += of_file
         states += count
     if not files:
+        found += _catalog(Path("lambdas"))
         found += [
             Finding(
                 "",
@@ -623,3 +625,12 @@ def lint_command(files: tuple[Path, ...], template: Path | None) -> None:
     if found:
         raise click.ClickException(f"{checked}: {len(found)} to mend")
     click.echo(f"{checked}: nothing to mend")
+
+
+def _catalog(lambdas: Path) -> Iterator[Finding]:
+    """What SQL could not be told of: one broken declaration would fail every request."""
+    try:
+        read_catalog(lambdas / "functions", diagnostics=True)
+        read_workflows(lambdas / "workflows")
+    except (CatalogError, ValueError) as error:
+        yield Finding("", str(error), "mend the declaration", str(lambdas))

@@ -229,6 +229,7 @@ def up(
     `parameters`: of the template, beside samconfig.toml's [local]. Raises StackError or EngineError, and
     then has stopped the engine if it started it.
     """
+    _check_catalog(root)
     state = state_directory(root, name)
     state.mkdir(parents=True, exist_ok=True)
     busy = f"Another `stepflake up` of the stack {name!r} is at work; wait for its end."
@@ -272,6 +273,16 @@ def _stop(state: Path) -> bool:
     (state / "engine.json").unlink(missing_ok=True)  # tells an attached `up` that this end was asked for
     engine.stop()
     return True
+
+
+def _check_catalog(root: Path) -> None:
+    """Raises StackError for a remote function that isn't one: deployed, it would fail every request."""
+    from runtime.catalog import CatalogError, read_catalog
+
+    try:
+        read_catalog(root / "lambdas" / "functions", diagnostics=True)
+    except CatalogError as error:
+        raise StackError(str(error)) from error
 
 
 # Building
