@@ -273,7 +273,9 @@ def _with_activities(machine: Mapping[str, Any], activity: str) -> dict[str, Any
 
 def _with_activity(name: str, state: Mapping[str, Any], activity: str) -> Mapping[str, Any]:
     if state["Type"] == "Map":
-        return {**state, "ItemProcessor": _with_activities(state["ItemProcessor"], activity)}
+        # Inline even where it is distributed: a child execution's history isn't this one's.
+        processor = {**state["ItemProcessor"], "ProcessorConfig": {"Mode": "INLINE"}}
+        return {**state, "ItemProcessor": _with_activities(processor, activity)}
     if state["Type"] == "Parallel":
         return {**state, "Branches": [_with_activities(branch, activity) for branch in state["Branches"]]}
     if state["Type"] != "Task":
