@@ -10,6 +10,7 @@ from runtime import tasks, wire
 from runtime.catalog import read_workflows
 from runtime.checkpoints import load_checkpoint, save_checkpoint
 from runtime.clients import s3
+from runtime.datasets import Reject, read_json_lines
 from runtime.documents import check_document
 from runtime.errors import ChunkError, named_for_retry
 from runtime.services import load_service
@@ -125,15 +126,10 @@ def load_names(key: str) -> list[wire.Json]:
         if error.response["Error"]["Code"] != "NoSuchKey":
             raise
         raise InputError(f"at $.names: there is no object {key} in the bucket {settings().bucket}") from None
+    lines = body.decode("utf-8", "surrogateescape").split("\n")
     names = []
-    for number, line in enumerate(body.decode("utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            document = wire.parse_json(line)
-        except ValueError as error:
-            raise InputError(f"{key}, line {number}: not JSON: {error}") from None
-        if not isinstance(document, dict):
-            raise InputError(f"{key}, line {number}: not a JSON object")
-        names.append(document)
+    for record in read_json_lines(key, lines):
+        if isinstance(record, Reject):
+            raise InputError(f"{key}, line {record.line}: {record.reason}")
+        names.append(record.values)
     return names
