@@ -113,7 +113,7 @@ class Engine:
         with (state / "engine.lock").open("w") as lock, (state / "engine.log").open("wb") as log:
             fcntl.flock(lock, fcntl.LOCK_EX)
             process = subprocess.Popen(
-                [sys.executable, "-m", "ministack"],
+                [sys.executable, "-m", "stepflake.engine_process"],
                 env=variables,
                 cwd=temporary,
                 stdin=subprocess.DEVNULL,
