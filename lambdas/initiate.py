@@ -1,6 +1,7 @@
 """POST /functions/{name} and /workflows/{name}: a batch of rows becomes one execution of `batch`."""
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from aws_lambda_powertools import Logger
 from runtime import api, batches, wire
 from runtime.batches import Batch, FunctionBatch, WorkflowBatch
 from runtime.catalog import Signature, Workflow
-from runtime.errors import BadRequest, BatchConflict, BatchFailed, RequestTooLarge, ResultExpired
+from runtime.errors import BadRequest, BatchConflict, BatchFailed, RequestTooLarge, ResultExpired, Throttled
 from runtime.executions import (
     MAX_PAYLOAD_BYTES,
     describe_execution,
@@ -27,6 +28,9 @@ MAX_INLINE_BYTES = MAX_PAYLOAD_BYTES - 4096
 # A run costs the batch's history about 16 events, of 25,000.
 # https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
 MAX_RUNS = 1000
+
+# A batch without a result after this time is asked once whether it failed; most have theirs by then.
+EARLY_SECONDS = 1.0
 
 CONFLICT = "this batch id was sent before with other rows; a batch id names one batch"
 
@@ -54,7 +58,7 @@ def initiate(event: wire.Event, request: wire.Request, execution: str) -> wire.A
         if result:
             return wire.answer_result(result.body, request)
     logger.info("batch", extra={"rows": batch.row_count, "chunks": batch.chunks})
-    result = api.wait_for_result(execution, settings().post_wait_seconds)
+    result = await_result(execution, rows.digest)
     return wire.answer_result(result.body, request) if result else wire.answer_running(execution)
 
 
@@ -91,11 +95,12 @@ def workflow_batch(workflow: Workflow, request: wire.Request, rows: wire.Rows) -
         raise BadRequest(f"header sf-custom-mode is {mode!r}; it is 'detached', or left out")
     if len(rows.arguments) > MAX_RUNS:
         raise RequestTooLarge(f"the batch has {len(rows.arguments)} runs, and {MAX_RUNS} fit; {wire.REMEDY}")
+    documents = []
     for number, row in enumerate(rows.arguments):
         if len(row) != 1:
             raise BadRequest(f"row {number} has {len(row)} arguments; a workflow takes one, its input")
         try:
-            check_document(workflow, row[0])
+            documents.append(check_document(workflow, row[0]))
         except ValueError as error:
             raise BadRequest(f"row {number}, {error}") from None
     batch = WorkflowBatch(
@@ -106,7 +111,7 @@ def workflow_batch(workflow: Workflow, request: wire.Request, rows: wire.Rows) -
         chunk_rows=1,
         chunks=len(rows.arguments),
         workflow=workflow.name,
-        documents=[row[0] for row in rows.arguments],
+        documents=documents,
         detached=mode == "detached",
     )
     if not fits_payload(batch):
@@ -117,6 +122,17 @@ def workflow_batch(workflow: Workflow, request: wire.Request, rows: wire.Rows) -
 def fits_payload(batch: Batch) -> bool:
     """Whether the batch can be an execution's input as it stands."""
     return len(wire.dump_json(batch.to_input()).encode("utf-8")) <= MAX_INLINE_BYTES
+
+
+def await_result(execution: str, digest: str) -> batches.Result | None:
+    """The result if it is there in time. A batch that fails early is told here: raises BatchFailed."""
+    seconds = settings().post_wait_seconds
+    result = api.wait_for_result(execution, min(seconds, EARLY_SECONDS))
+    if result is None and seconds > EARLY_SECONDS:
+        with suppress(Throttled):
+            result = find_earlier(execution, digest)
+        result = result or api.wait_for_result(execution, seconds - EARLY_SECONDS)
+    return result
 
 
 def find_earlier(execution: str, digest: str) -> batches.Result | None:

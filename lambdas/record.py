@@ -11,6 +11,11 @@ from runtime.executions import describe_execution, execution_arn
 
 logger = Logger()
 
+TOO_LONG = (
+    "the run goes on, but takes longer than SQL waits; follow it with run_status and run_result, and start "
+    "such runs detached"
+)
+
 
 class Outcome(TypedDict):
     """How the run's task ended: `output` where it is known, else the `error` and `cause` of the task."""
@@ -54,6 +59,8 @@ def row_value(batch: WorkflowBatch, arn: str, outcome: Outcome) -> wire.Json:
     run = describe_execution(arn)
     if run is None:
         return {"error": outcome["error"], "cause": outcome["cause"], "execution": arn}
+    if run.is_running and outcome["error"] == "States.Timeout":
+        return {"error": outcome["error"], "cause": TOO_LONG, "execution": arn}
     if run.is_running:
         raise RunUnfinished(f"{arn} is still running")
     if run.status == "SUCCEEDED":

@@ -1,6 +1,7 @@
 """`stepflake runs`: start, follow, resume and stop workflows' runs, on the local stack or on AWS."""
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -12,12 +13,18 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from runtime.catalog import Workflow, read_workflows
+from runtime.executions import MAX_PAYLOAD_BYTES
 from runtime.runs import Run, RunError, find_run, resume_run
 from stepflake.ddl import find_stack, stack_options
 from stepflake.progress import console
 from stepflake.stack import Stack, StackError
 
 FOLLOW_SECONDS = 0.5
+
+# What workflows take as a run id, which an execution's name may become; Step Functions takes some more.
+RUN_NAME = re.compile(r"[0-9A-Za-z_.-]{1,80}")
+
+STATUSES = ["RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED", "PENDING_REDRIVE"]
 
 # What was asked for goes to stdout, progress (`console`) to stderr.
 # Into a pipe or a file go whole lines.
@@ -46,7 +53,7 @@ def runs() -> None:
 
 @runs.command("list")
 @click.argument("workflow", required=False)
-@click.option("--status", type=click.Choice(["RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED"]))
+@click.option("--status", type=click.Choice(STATUSES))
 @click.option(
     "--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="For each workflow."
 )
@@ -66,7 +73,7 @@ def list_runs(workflow: str | None, status: str | None, limit: int, as_json: boo
                 "workflow": name,
                 "run": item["name"],
                 "status": item["status"],
-                "started": item["startDate"].isoformat(timespec="seconds"),
+                "started": item["startDate"].isoformat(timespec="milliseconds"),
                 "handle": item["executionArn"],
             }
             for item in found["executions"][:limit]
@@ -80,7 +87,7 @@ def list_runs(workflow: str | None, status: str | None, limit: int, as_json: boo
         return
     table = Table("workflow", Column("run", overflow="fold"), "status", "started", box=SIMPLE_HEAD)
     for row in rows:
-        table.add_row(row["workflow"], row["run"], row["status"], row["started"])
+        table.add_row(row["workflow"], row["run"], row["status"], row["started"][:19])
     output.print(table)
 
 
@@ -113,13 +120,19 @@ def start(workflow: str, document: str, run_name: str | None, wait: bool, **wher
     """Start a WORKFLOW with an INPUT: JSON, @FILE, or - for standard input."""
     stack = chosen_stack(**where)
     target = _workflow(workflow)
-    value = _read_document(target, document)
+    if run_name and not RUN_NAME.fullmatch(run_name):
+        raise click.BadParameter("at most 80 letters, digits and _ . -", param_hint="--run")
+    text = json.dumps(_read_document(target, document), ensure_ascii=False)
+    if (size := len(text.encode())) > MAX_PAYLOAD_BYTES:
+        raise RunsError(
+            f"The input has {size:,} bytes; a run takes {MAX_PAYLOAD_BYTES:,}. Put the data in S3."
+        )
     client = stack.client("stepfunctions")
     named = {"name": run_name} if run_name else {}
     try:
-        handle = client.start_execution(
-            stateMachineArn=machine_arn(stack, target.name), input=json.dumps(value), **named
-        )["executionArn"]
+        handle = client.start_execution(stateMachineArn=machine_arn(stack, target.name), input=text, **named)[
+            "executionArn"
+        ]
     except client.exceptions.ExecutionAlreadyExists:
         raise RunsError(
             f"There is a run {run_name!r} of {target.name} already; see: stepflake runs show {run_name}"
@@ -152,7 +165,7 @@ def stop(run: str, cause: str, **where: Any) -> None:
     """Stop a RUN; it can be resumed."""
     stack = chosen_stack(**where)
     found = _find(stack, run)
-    if found.status != "RUNNING":
+    if not found.is_running:
         raise RunsError(f"{found.name} is not running: {found.status}")
     stack.client("stepfunctions").stop_execution(executionArn=found.handle, error="Stopped", cause=cause)
     console.print(f"Stopped {found.name}; to go on: stepflake runs resume {found.name}", soft_wrap=True)
@@ -174,9 +187,8 @@ def follow(stack: Stack, handle: str) -> Run:
     """Waits until a run has ended, with its newest state shown on the way."""
     client = stack.client("stepfunctions")
     with console.status("Starting ...") as status:
-        while (run := find_run(client, handle)).status in ("RUNNING", "PENDING_REDRIVE"):
-            states = entered_states(stack, run.handle)
-            status.update(f"{run.workflow}: {states[-1]['state'] if states else 'starting'} ...")
+        while (run := find_run(client, handle)).is_running:
+            status.update(f"{run.workflow}: {_newest_state(stack, run.handle)} ...")
             time.sleep(FOLLOW_SECONDS)
     return run
 
@@ -222,8 +234,7 @@ def _read_document(workflow: Workflow, text: str) -> Any:
             raise RunsError(f"There is no file {path}")
         text = path.read_text(encoding="utf-8")
     try:
-        check_document(workflow, parse_json(text))
-        return json.loads(text)
+        return check_document(workflow, parse_json(text))
     except ValueError as error:
         raise RunsError(f"The input of {workflow.name}: {error}") from error
 
@@ -243,6 +254,13 @@ def entered_states(stack: Stack, handle: str) -> list[dict[str, str]]:
             elif states and "taskFailedEventDetails" in event:
                 states[-1]["outcome"] = event["taskFailedEventDetails"].get("error", "failed")
     return states
+
+
+def _newest_state(stack: Stack, handle: str) -> str:
+    # One page from the end: a history has up to 25,000 events.
+    page = stack.client("stepfunctions").get_execution_history(executionArn=handle, reverseOrder=True)
+    entered = (event.get("stateEnteredEventDetails") for event in page["events"])
+    return next((str(details["name"]) for details in entered if details), "at work")
 
 
 def _settle(states: list[dict[str, str]], name: str, outcome: str) -> None:

@@ -5,12 +5,12 @@ from runtime.remote import remote_function
 from runtime.runs import find_run
 
 
-@remote_function(on_error="object", concurrency=8)
+@remote_function(on_error="object", chunk_rows=100, concurrency=8)
 def run_result(handle: str | None) -> Any:
     """Returns a workflow run's output, null while it runs, or an error object."""
     if handle is None:
         return None
     run = find_run(stepfunctions(), handle)
-    if run.error or run.status in ("FAILED", "TIMED_OUT", "ABORTED"):
+    if run.status in ("FAILED", "TIMED_OUT", "ABORTED"):
         return {"error": run.error or run.status, "cause": run.cause, "execution": run.handle}
     return run.output

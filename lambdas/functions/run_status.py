@@ -5,7 +5,7 @@ from runtime.remote import remote_function
 from runtime.runs import find_run
 
 
-@remote_function(on_error="object", concurrency=8)
+@remote_function(on_error="object", chunk_rows=100, concurrency=8)
 def run_status(handle: str | None) -> Any:
     """Says how a workflow's run stands: workflow, status, started, stopped, error, cause."""
     if handle is None:
