@@ -56,5 +56,8 @@ def describe(lock: Lock, content: Content) -> dict[str, Any]:
     if lock.result is not None:
         message = f"this content was ingested before, by run {lock.owner}"
         return {**lock.result, "outcome": "skipped", "message": message}
-    message = f"run {lock.owner} is at work on this content; its lease ends at {lock.lease_end}"
+    message = (
+        f"run {lock.owner} is at work on this content; if it has died, resume it, "
+        f"or start again when its lease has ended at {lock.lease_end}"
+    )
     return {"outcome": "held", "key": content.key, "etag": content.etag, "message": message}

@@ -17,6 +17,8 @@ from datetime import date
 from hashlib import blake2b
 from typing import Any
 
+import simplejson
+
 from runtime import wire
 from runtime.errors import ChunkError
 
@@ -141,6 +143,8 @@ def read_json_lines(source: str, lines: Iterable[str]) -> Iterator[Record]:
         if not problem:
             try:
                 document = wire.parse_json(text)
+            except simplejson.JSONDecodeError as error:
+                problem = f"not JSON: {error.msg} at column {error.colno}"
             except (ValueError, RecursionError) as error:
                 problem = f"not JSON: {error}"
             else:
