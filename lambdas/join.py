@@ -5,7 +5,7 @@ from typing import Any, TypedDict
 from aws_lambda_powertools import Logger
 
 from runtime import tasks, wire
-from runtime.documents import check_digits
+from runtime.documents import as_doubles
 from runtime.errors import ChunkError, ResultError, named_for_retry
 from runtime.tasks import Record
 
@@ -111,9 +111,7 @@ def inline(results: list[str]) -> list[wire.Json] | None:
     """The results for the output, or None where they do not fit or would not stay what they are."""
     if sum(len(result.encode("utf-8")) + 2 for result in results) > MAX_INLINE_BYTES:
         return None
-    values = [wire.parse_json(result) for result in results]
     try:
-        check_digits(values)
+        return [as_doubles(wire.parse_json(result)) for result in results]
     except ValueError:
         return None
-    return values

@@ -72,9 +72,9 @@ def handler(event: Event, context: Any) -> Plan:
 
 def split(event: Event) -> Plan:
     """The plan. What it stores has the same content for the same input, so a second try changes nothing."""
-    run_id, document = event["run_id"], event["input"]
+    run_id = event["run_id"]
     try:
-        check_document(read_workflows()["fan_out"], document)
+        document = check_document(read_workflows()["fan_out"], event["input"])
     except ValueError as error:
         raise InputError(f"the input of fan_out: {error}") from None
     service = document.get("service", DEFAULT_SERVICE)

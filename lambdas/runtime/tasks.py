@@ -41,7 +41,7 @@ GROUP_TASKS = 200
 MAX_DEATHS = 3
 
 # A result is in the record (DynamoDB's limit is 400 KB), and all of a run's results pass through one Lambda.
-MAX_RESULT_BYTES = 32 * 1024
+MAX_RESULT_BYTES = 16 * 1024
 
 MAX_CAUSE_CHARS = 1000
 
