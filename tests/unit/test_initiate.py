@@ -68,10 +68,10 @@ def test_asked_again_after_success_the_same_bytes_come(aws: FakeAws) -> None:
     assert aws.execution.runs == 1
 
 
-def test_asked_again_after_failure_it_stays_failed(aws: FakeAws) -> None:
+def test_a_failure_is_told_at_once_and_stays_failed(aws: FakeAws) -> None:
     aws.step_functions.work = run_batch
-    assert send(post("fail", [["oops"]]))[0] == 202
-    for _ in range(2):
+    # The first POST is told too, without a GET: it asks once while it waits.
+    for _ in range(3):
         status, body = send(post("fail", [["oops"]]))
         assert status == 422
         assert body == {
@@ -151,7 +151,13 @@ def test_a_result_that_is_gone_is_not_computed_again(aws: FakeAws) -> None:
 def test_an_execution_that_is_not_visible_yet_is_running(aws: FakeAws) -> None:
     send(post("echo", [["a"]]))
     aws.execution.status = "SUCCEEDED"  # so that its name is taken
-    aws.step_functions.faults.add("describe_execution", "ExecutionDoesNotExist")
+    for _ in range(2):  # when it is found, and while the POST waits
+        aws.step_functions.faults.add("describe_execution", "ExecutionDoesNotExist")
+    assert send(post("echo", [["a"]]))[0] == 202
+
+
+def test_a_throttle_while_it_waits_is_no_error(aws: FakeAws) -> None:
+    aws.step_functions.faults.add("describe_execution", "ThrottlingException")
     assert send(post("echo", [["a"]]))[0] == 202
 
 
