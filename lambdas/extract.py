@@ -18,7 +18,7 @@ from runtime.checkpoints import load_checkpoint, run_step
 from runtime.clients import s3
 from runtime.datasets import DatasetError, Record
 from runtime.documents import check_document
-from runtime.errors import ChunkError, TransientError, named_for_retry
+from runtime.errors import TaskError, TransientError, named_for_retry
 from runtime.parts import MISSING, Part, list_keys, store_part
 from runtime.settings import settings
 
@@ -33,11 +33,11 @@ MAX_LOOKS = 100
 MAX_BATCHES = 2000
 
 
-class InputError(ChunkError):
+class InputError(TaskError):
     """A run's input that is not what the workflow's schema says; the message names the path in it."""
 
 
-class RunConflict(ChunkError):
+class RunConflict(TaskError):
     """The run id belongs to a run that had another input."""
 
 

@@ -6,7 +6,7 @@ from aws_lambda_powertools import Logger
 
 from runtime import tasks, wire
 from runtime.documents import as_doubles
-from runtime.errors import ChunkError, ResultError, named_for_retry
+from runtime.errors import ResultError, TaskError, named_for_retry
 from runtime.tasks import Record
 
 logger = Logger()
@@ -15,11 +15,11 @@ logger = Logger()
 MAX_INLINE_BYTES = 128 * 1024
 
 
-class TaskFailed(ChunkError):
+class TaskFailed(TaskError):
     """Tasks failed, and the run was asked to fail with them; the message counts them and shows the first."""
 
 
-class Redriven(ChunkError):
+class Redriven(TaskError):
     """The execution was redriven after tasks failed: the machine goes back and tries those again."""
 
 

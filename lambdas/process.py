@@ -30,7 +30,7 @@ class Done(TypedDict):
 
 
 def handler(event: Event, context: Any) -> Done:
-    """Stores the chunk's rows, or the whole result where the batch is one chunk. Raises a ChunkError."""
+    """Stores the chunk's rows, or the whole result where the batch is one chunk. Raises a TaskError."""
     execution, chunk = event["execution"], event["chunk"]
     batch = FunctionBatch.from_input(event["batch"])
     logger.append_keys(execution=execution, chunk=chunk, function=batch.function)

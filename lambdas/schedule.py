@@ -7,12 +7,12 @@ from zoneinfo import ZoneInfo
 from aws_lambda_powertools import Logger
 
 from runtime.checkpoints import recall_step, run_step
-from runtime.errors import ChunkError, named_for_retry
+from runtime.errors import TaskError, named_for_retry
 
 logger = Logger()
 
 
-class ApprovalRefused(ChunkError):
+class ApprovalRefused(TaskError):
     """The answer to the request for approval was no; the message says what it was."""
 
 

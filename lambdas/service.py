@@ -31,7 +31,7 @@ class Done(TypedDict):
 def handler(event: Event, context: Any) -> Done:
     """Runs the service, unless it has finished, and stores its result.
 
-    Raises a ChunkError, or CheckpointError.
+    Raises a TaskError, or CheckpointError.
     """
     request_id, service, services = event["request_id"], event["service"], event["services"]
     logger.append_keys(request_id=request_id, pipeline_service=service)

@@ -12,7 +12,7 @@ from runtime.checkpoints import load_checkpoint, save_checkpoint
 from runtime.clients import s3
 from runtime.datasets import Reject, read_json_lines
 from runtime.documents import check_document
-from runtime.errors import ChunkError, named_for_retry
+from runtime.errors import TaskError, named_for_retry
 from runtime.services import load_service
 from runtime.settings import settings
 
@@ -26,11 +26,11 @@ MAX_TASKS = 30_000
 STEP = "fan-out"
 
 
-class InputError(ChunkError):
+class InputError(TaskError):
     """The input is not what the workflow takes; the message says what, and where."""
 
 
-class RunConflict(ChunkError):
+class RunConflict(TaskError):
     """The run id was used before, with other tasks or another service."""
 
 

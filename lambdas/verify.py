@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 from aws_lambda_powertools import Logger
 
 from runtime.checkpoints import recall_step, run_step
-from runtime.errors import ChunkError, named_for_retry
+from runtime.errors import TaskError, named_for_retry
 from runtime.parts import Part, add_digests, line_digest, list_keys, load_part, recall_parts
 
 logger = Logger()
@@ -16,7 +16,7 @@ logger = Logger()
 THREADS = 8
 
 
-class VerificationError(ChunkError):
+class VerificationError(TaskError):
     """What is loaded is not what was transformed; the message names the difference and the remedy."""
 
 

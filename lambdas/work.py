@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from runtime import tasks, wire
 from runtime.clients import sqs, task_callbacks
-from runtime.errors import ChunkError, is_transient
+from runtime.errors import TaskError, is_transient
 from runtime.services import run_service
 from runtime.settings import setting
 from runtime.tasks import Record, Task, TaskBusy
@@ -98,7 +98,7 @@ def settle(task: Task, *, lease_until: int, last: bool) -> Record:
     except TaskBusy:
         raise
     except Exception as error:
-        is_final = isinstance(error, ChunkError) and not is_transient(error)
+        is_final = isinstance(error, TaskError) and not is_transient(error)
         if not is_final and not last:
             tasks.release(task, mine)
             raise

@@ -20,7 +20,7 @@ from typing import Any
 import simplejson
 
 from runtime import wire
-from runtime.errors import ChunkError
+from runtime.errors import TaskError
 
 # The names of objects that are read, before an optional .gz.
 FORMATS = (".csv", ".jsonl")
@@ -35,7 +35,7 @@ JSON_SPACE = " \t\r\n"
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
 
 
-class DatasetError(ChunkError):
+class DatasetError(TaskError):
     """A dataset that cannot be loaded as it is; the message names the object and the remedy."""
 
 

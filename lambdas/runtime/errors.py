@@ -1,11 +1,11 @@
 """The errors of the Lambdas, and what becomes of each.
 
 Two families. An ApiError is answered to the caller of the API, here and now: its class is the table of
-statuses. A ChunkError is raised in a machine's Task: its class name is what the machine's Retry matches, and
+statuses. A TaskError is raised in a machine's Task: its class name is what the machine's Retry matches, and
 what a SQL user later sees as `error`.
 
 Retried by the machine: TransientError only (with Lambda's own transient errors, and a dead or timed-out
-worker once). Final: all other ChunkErrors, since trying again would give the same.
+worker once). Final: all other TaskErrors, since trying again would give the same.
 """
 
 import sys
@@ -86,23 +86,23 @@ class RunUnfinished(Exception):
     """A workflow run of an earlier try is still at work; the machine asks again later."""
 
 
-class ChunkError(Exception):
-    """A chunk that could not be answered. Final, unless it is a TransientError."""
+class TaskError(Exception):
+    """A Task that could not be done. Final, unless it is a TransientError."""
 
 
-class TransientError(ChunkError):
+class TransientError(TaskError):
     """What may well succeed a moment later: a connection, a throttle. A remote function may raise it."""
 
 
-class FunctionError(ChunkError):
+class FunctionError(TaskError):
     """The remote function raised; the message is its error's type and text, and the row."""
 
 
-class ArgumentError(ChunkError):
+class ArgumentError(TaskError):
     """A row's argument is not of the type that the function's hint names."""
 
 
-class ResultError(ChunkError):
+class ResultError(TaskError):
     """The remote function returned too few or too many rows, or a value JSON cannot carry."""
 
 

@@ -25,7 +25,7 @@ from runtime.catalog import Signature, read_catalog
 from runtime.checkpoints import load_checkpoint, save_checkpoint
 from runtime.clients import s3
 from runtime.datasets import Row
-from runtime.errors import ChunkError
+from runtime.errors import TaskError
 from runtime.objects import PREFIX, Content, Object, ObjectError, put_once, read_content
 from runtime.remote import load_function, run_rows
 from runtime.rows import Format, RowError, decode, find_format, read_arguments, read_rows
@@ -198,7 +198,7 @@ def _run_chunk(table: Table, function: Callable[..., Any], rows: Sequence[Row]) 
     arguments = [read_arguments(table.signature, table.form, row) for row in rows]
     try:
         values = run_rows(table.signature, function, arguments, 0)
-    except ChunkError as error:
+    except TaskError as error:
         # To whoever uploaded a file, a line says where; to run_rows, the number in the chunk.
         error.args = (_ROW_NUMBER.sub(lambda m: f"{m[1]}line {rows[int(m[2])].line}:", str(error)),)
         raise

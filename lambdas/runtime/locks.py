@@ -15,7 +15,7 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError
 
-from runtime.errors import ChunkError
+from runtime.errors import TaskError
 from runtime.objects import Content
 from runtime.table import expires_at, table
 
@@ -25,7 +25,7 @@ LEASE_SECONDS = 600
 Clock = Callable[[], float]
 
 
-class LockLost(ChunkError):
+class LockLost(TaskError):
     """The lock is another's by now, or nobody's; the message says whose."""
 
 

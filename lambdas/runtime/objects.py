@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 from botocore.exceptions import ClientError
 
 from runtime.clients import s3
-from runtime.errors import ChunkError, TransientError
+from runtime.errors import TaskError, TransientError
 from runtime.settings import settings
 
 # Below it objects are ingested.
@@ -16,7 +16,7 @@ PREFIX = "ingest/"
 _GONE = frozenset({"404", "412", "NoSuchKey", "NoSuchVersion", "PreconditionFailed"})
 
 
-class ObjectError(ChunkError):
+class ObjectError(TaskError):
     """An object that cannot be ingested; the message says why and what to do."""
 
 

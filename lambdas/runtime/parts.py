@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from runtime.checkpoints import recall_step
 from runtime.clients import s3
-from runtime.errors import ChunkError
+from runtime.errors import TaskError
 from runtime.settings import settings
 
 # Names by which S3 says that an object is not there.
@@ -29,7 +29,7 @@ MISSING = ("NoSuchKey", "404")
 THREADS = 16
 
 
-class PartError(ChunkError):
+class PartError(TaskError):
     """A part that is gone or does not hold what it must; the message names the object."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from runtime import wire
 from runtime.checkpoints import load_checkpoint, save_checkpoint
 from runtime.clients import s3
-from runtime.errors import ChunkError
+from runtime.errors import TaskError
 from runtime.settings import settings
 
 # No service can be called so: its name has no hyphen.
@@ -24,7 +24,7 @@ MAX_OUTPUT_BYTES = 128 * 1024
 Document = dict[str, Any]
 
 
-class RequestError(ChunkError):
+class RequestError(TaskError):
     """The run's input is not what the pipeline takes; the message names the path in it and the remedy."""
 
 

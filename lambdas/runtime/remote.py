@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from runtime import wire
 from runtime.catalog import DEFAULT_CHUNK_ROWS, OnError, Parameter, Signature
-from runtime.errors import ArgumentError, ChunkError, FunctionError, ResultError, TransientError, is_transient
+from runtime.errors import ArgumentError, FunctionError, ResultError, TaskError, TransientError, is_transient
 
 # What an error keeps of its message.
 MESSAGE_CHARS = 500
@@ -138,7 +138,7 @@ def _failure(signature: Signature, error: Exception, row: int | None) -> str:
             return "null"
         if signature.on_error == "object":
             return wire.dump_json({"error": type(error).__name__, "cause": _short(str(error))})
-    if isinstance(error, ChunkError) and not isinstance(error, TransientError):
+    if isinstance(error, TaskError) and not isinstance(error, TransientError):
         raise error
     where = signature.name if row is None else f"{signature.name}, row {row}"
     message = _short(f"{where}: {type(error).__name__}: {error}")

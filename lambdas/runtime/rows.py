@@ -16,7 +16,7 @@ import simplejson
 from runtime import wire
 from runtime.catalog import Parameter, Signature
 from runtime.datasets import DatasetError, Row, read_csv, read_json_lines
-from runtime.errors import ChunkError
+from runtime.errors import TaskError
 
 Format = Literal["csv", "json"]
 
@@ -37,7 +37,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _GZIP = b"\x1f\x8b"
 
 
-class RowError(ChunkError):
+class RowError(TaskError):
     """A file whose rows cannot be read; the message names the line."""
 
 

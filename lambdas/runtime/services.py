@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime import wire
-from runtime.errors import ChunkError, TransientError, is_transient
+from runtime.errors import TaskError, TransientError, is_transient
 
 SERVICES_DIR = Path(__file__).parent.parent / "services"
 
@@ -21,11 +21,11 @@ SERVICE_NAME = re.compile(r"[a-z][a-z0-9]{0,31}")
 Service = Callable[[dict[str, Any]], Any]
 
 
-class UnknownService(ChunkError):
+class UnknownService(TaskError):
     """No service of that name; the message lists what there is."""
 
 
-class ServiceError(ChunkError):
+class ServiceError(TaskError):
     """The service raised, or returned what JSON cannot carry; the message names it and the reason."""
 
 
@@ -53,7 +53,7 @@ def run_service(name: str, document: dict[str, Any]) -> wire.Json:
     service = load_service(name)
     try:
         value = service(document)
-    except ChunkError as error:
+    except TaskError as error:
         raise type(error)(f"{name}: {error}") from error
     except Exception as error:
         message = f"{name}: {type(error).__name__}: {error}"

@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
 
 from runtime.catalog import OnError, Parameter, Signature, read_catalog
-from runtime.errors import ArgumentError, ChunkError, FunctionError, ResultError, TransientError
+from runtime.errors import ArgumentError, FunctionError, ResultError, TaskError, TransientError
 from runtime.remote import load_function, run_rows
 from tests.unit.fake_aws import client_error
 
@@ -31,8 +31,8 @@ def run(function: Function, rows: list[list[Any]], declared: Signature, first_ro
     return [json.loads(text, parse_float=Decimal) for text in run_rows(declared, function, rows, first_row)]
 
 
-def failure(function: Function, rows: list[list[Any]], declared: Signature) -> ChunkError:
-    with pytest.raises(ChunkError) as raised:
+def failure(function: Function, rows: list[list[Any]], declared: Signature) -> TaskError:
+    with pytest.raises(TaskError) as raised:
         run_rows(declared, function, rows, 40)
     return raised.value
 
