@@ -79,10 +79,11 @@ class Caller:
         headers: Mapping[str, str | None] | None = None,
         signed: bool = True,
         credentials: Credentials | None = None,
+        kind: str = "functions",
     ) -> Response:
         """One request with Snowflake's headers. `headers` are added, or left out where they are None.
 
-        `credentials`: to sign it with, if not with the stack's own.
+        `credentials`: to sign it with, if not with the stack's own. `kind`: functions or workflows.
         """
         sent: dict[str, str | None] = {
             "User-Agent": "snowflake/1.0",
@@ -95,7 +96,7 @@ class Caller:
             "sf-external-function-query-batch-id": batch_id,
             **(headers or {}),
         }
-        url = f"{self.stack.api_url}/functions/{name}"
+        url = f"{self.stack.api_url}/{kind}/{name}"
         kept = {key: value for key, value in sent.items() if value is not None}
         request = AWSRequest(method, url, headers=kept, data=body)
         if signed:

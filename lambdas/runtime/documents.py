@@ -47,14 +47,11 @@ def as_doubles(value: Json, path: str = "$") -> Json:
 
 
 def _message(error: jsonschema.ValidationError) -> str:
-    if error.validator in ("anyOf", "oneOf") and error.context:
-        message = ", or ".join(dict.fromkeys(_message(each) for each in error.context))
-    else:
-        # jsonschema begins with the value, all of it, and writes it as Python does.
-        value, message = error.instance, error.message
-        if message.startswith(repr(value)):
-            shown = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            message = _shortened(shown, SHOWN_CHARS) + message[len(repr(value)) :]
+    # jsonschema begins with the value, all of it, and writes it as Python does.
+    value, message = error.instance, error.message
+    if message.startswith(repr(value)):
+        shown = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        message = _shortened(shown, SHOWN_CHARS) + message[len(repr(value)) :]
     return _shortened(message, MESSAGE_CHARS)
 
 

@@ -1,0 +1,367 @@
+"""Workflows from SQL and from a terminal, on the local stack: rows in, outputs, errors or handles out.
+
+The workflow is mostly the pipeline with the tests' own service `unstable` in it, which fails when told to.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from stepflake import runs as runs_command
+from stepflake.runs import machine_arn
+from stepflake.session import Session, SqlError, session_on
+from stepflake.stack import Stack
+from tests.caller import Caller, Response, new_batch_id
+
+PATIENCE = 60
+SERVICES = ["language", "sentiment", "unstable", "keywords"]
+
+
+def review(text: str = "A lovely place", *, fails: int = 0) -> dict[str, Any]:
+    """A run's input; the service `unstable` fails so many times at it."""
+    trouble = {"key": uuid.uuid4().hex, "how": "raise", "times": fails}
+    return {"document": {"text": text, **({"trouble": trouble} if fails else {})}}
+
+
+def wait_for(found: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
+        time.sleep(0.1)
+    return value
+
+
+@dataclass
+class Sql:
+    """A SQL user."""
+
+    session: Session
+
+    def query(self, function: str, *arguments: Any) -> list[Any]:
+        """The function's values for these rows of one argument each, in order."""
+        rows = ", ".join(
+            f"({number}, $${argument if isinstance(argument, str) else json.dumps(argument)}$$)"
+            for number, argument in enumerate(arguments)
+        )
+        value = "column2" if isinstance(arguments[0], str) else "parse_json(column2)"
+        (result,) = self.session.execute(f"select {function}({value}) from values {rows} order by column1")
+        return [row[0] for row in result.rows]
+
+    def end(self, handle: str) -> dict[str, Any]:
+        """The run's status, once it has ended."""
+        status: dict[str, Any] = wait_for(
+            lambda: (
+                found if (found := self.query("run_status", handle)[0]).get("status") != "RUNNING" else None
+            ),
+            f"the end of {handle}",
+        )
+        return status
+
+
+@pytest.fixture
+def sql(stack: Stack) -> Iterator[Sql]:
+    with session_on(stack) as session:
+        yield Sql(session)
+
+
+@pytest.fixture
+def waiting(stack: Stack) -> Iterator[dict[str, Any]]:
+    """The input of an ETL run that waits for an approval nobody gives; its runs are stopped in the end."""
+    dataset = uuid.uuid4().hex
+    stack.client("s3").put_object(
+        Bucket=stack.outputs["Bucket"], Key=f"datasets/{dataset}/a.jsonl", Body=b'{"n": 1}\n'
+    )
+    document = {"dataset_id": dataset, "approval": True}
+    yield document
+    for name, _ in started(stack, "etl", document):
+        arn = machine_arn(stack, "etl").replace(":stateMachine:", ":execution:") + f":{name}"
+        stack.client("stepfunctions").stop_execution(executionArn=arn)
+
+
+def started(stack: Stack, workflow: str, document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Names and inputs of the runs whose input holds all of this."""
+    client = stack.client("stepfunctions")
+    pages = client.get_paginator("list_executions").paginate(stateMachineArn=machine_arn(stack, workflow))
+    names = [(each["name"], each["executionArn"]) for page in pages for each in page["executions"]]
+    inputs = [(name, json.loads(client.describe_execution(executionArn=arn)["input"])) for name, arn in names]
+    return [(name, given) for name, given in inputs if given.items() >= document.items()]
+
+
+def statuses(output: dict[str, Any]) -> list[str]:
+    assert [step["service"] for step in output["steps"]] == SERVICES
+    return [step["status"] for step in output["steps"]]
+
+
+# --- from SQL, attached ---
+
+
+def test_each_row_is_answered_in_order_and_one_that_fails_fails_alone(sql: Sql) -> None:
+    good, bad, other = sql.query("pipeline", review("I love it"), review(fails=99), review("I hate it"))
+
+    assert (good["document"]["text"], other["document"]["text"]) == ("I love it", "I hate it")
+    assert statuses(good) == statuses(other) == ["run"] * 4
+    assert good["document"]["sentiment"]["label"] == "Positive"
+    assert set(bad) == {"error", "cause", "execution"}
+    assert (bad["error"], bad["cause"]) == (
+        "ServiceError",
+        "unstable: ValueError: the thirteenth row of thirteen",
+    )
+    assert sql.query("run_status", bad["execution"])[0]["status"] == "FAILED"
+
+
+def test_a_duplicate_post_starts_no_second_run(stack: Stack, caller: Caller) -> None:
+    documents = [review(uuid.uuid4().hex) for _ in range(2)]
+    batch_id = new_batch_id()
+
+    def post(_: int) -> Response:
+        return caller.post("pipeline", [[document] for document in documents], batch_id, kind="workflows")
+
+    with ThreadPoolExecutor(3) as pool:
+        assert {response.status for response in pool.map(post, range(3))} <= {200, 202}
+    answer = wait_for(
+        lambda: (
+            response
+            if (response := caller.get("pipeline", batch_id, kind="workflows")).status != 202
+            else None
+        ),
+        "the batch",
+    )
+
+    assert [value["document"]["text"] for value in answer.values] == [
+        d["document"]["text"] for d in documents
+    ]
+    assert post(0).values == answer.values
+    assert [len(started(stack, "pipeline", document)) for document in documents] == [1, 1]
+
+
+# --- what is refused ---
+
+
+REFUSED: dict[str, tuple[str, list[list[Any]], int, str]] = {
+    "a bad value in the second row": (
+        "fan_out",
+        [[{"names": []}], [{"names": [{"name": "a"}, 7]}]],
+        400,
+        "row 1, at $.names[1]: 7 is not of type 'object'",
+    ),
+    "nothing that must be there": (
+        "fan_out",
+        [[{"service": "hostname"}]],
+        400,
+        "row 0, at $: 'names' is a required property",
+    ),
+    "null": ("etl", [[None]], 400, "row 0, at $: null is not of type 'object'"),
+    "no argument": ("etl", [[]], 400, "row 0 has 0 arguments; a workflow takes one, its input"),
+    "two arguments": ("etl", [[{}, {}]], 400, "row 0 has 2 arguments; a workflow takes one, its input"),
+    "more digits than a double keeps": (
+        "fan_out",
+        [[{"names": [{"id": 12345678901234567890}]}]],
+        400,
+        "row 0, at $.names[0].id: 12345678901234567890 has more digits than a state machine keeps; "
+        "send it as a string",
+    ),
+    "no such workflow": (
+        "fan_in",
+        [[{}]],
+        404,
+        "there is no workflow 'fan_in'; there are: etl, fan_out, ingest, pipeline",
+    ),
+    "too many rows": (
+        "fan_out",
+        [[{"names": []}]] * 1001,
+        413,
+        "the batch has 1001 runs, and 1000 fit; lower MAX_BATCH_ROWS on the external function",
+    ),
+    "too much": (
+        "fan_out",
+        [[{"names": [{"name": "x" * 100_000}]}]] * 3,
+        413,
+        "the runs' inputs exceed 258,048 bytes together; lower MAX_BATCH_ROWS on the external function",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_no_run_can_be_started_with_is_refused(caller: Caller, case: str) -> None:
+    workflow, rows, status, message = REFUSED[case]
+
+    response = caller.post(workflow, rows, new_batch_id(), kind="workflows")
+
+    assert (response.status, response.document["message"]) == (status, message)
+
+
+def test_another_mode_is_refused(caller: Caller) -> None:
+    response = caller.post(
+        "etl", [[{"dataset_id": "x"}]], new_batch_id(), kind="workflows", headers={"sf-custom-mode": "later"}
+    )
+
+    assert response.status == 400
+    assert "sf-custom-mode is 'later'" in response.document["message"]
+
+
+def test_a_sql_user_sees_what_is_wrong_and_where(sql: Sql) -> None:
+    with pytest.raises(SqlError) as raised:
+        sql.query("fan_out", {"names": []}, {"names": 3})
+
+    assert "row 1, at $.names: 3 is not of type 'array'" in str(raised.value)
+
+
+# --- from SQL, detached ---
+
+
+def test_detached_rows_are_handles_to_follow_and_to_resume(sql: Sql) -> None:
+    good, bad = sql.query("pipeline_detached", review("I love it"), review(fails=1))
+
+    ended, failed = sql.end(good), sql.end(bad)
+    assert (ended["workflow"], ended["status"], ended["error"]) == ("pipeline", "SUCCEEDED", None)
+    assert ended["started"] < ended["stopped"]
+    assert (failed["status"], failed["error"]) == ("FAILED", "ServiceError")
+    output, error = sql.query("run_result", good, bad)
+    assert output["document"]["text"] == "I love it"
+    assert error == {"error": "ServiceError", "cause": failed["cause"], "execution": bad}
+
+    (resumed,) = sql.query("run_resume", bad)
+    assert sql.query("run_resume", bad) == [resumed]
+    assert sql.end(resumed)["status"] == "SUCCEEDED"
+    (output,) = sql.query("run_result", resumed)
+    assert statuses(output) == ["finished before", "finished before", "run", "run"]
+    assert sql.query("run_resume", bad) == [resumed]
+
+
+def test_a_detached_run_that_waits_has_no_result_yet(sql: Sql, stack: Stack, waiting: dict[str, Any]) -> None:
+    (handle,) = sql.query("etl_detached", waiting)
+
+    assert sql.query("run_status", handle)[0]["status"] == "RUNNING"
+    assert sql.query("run_result", handle) == [None]
+    assert sql.query("run_resume", handle) == [handle]
+
+    client = stack.client("stepfunctions")
+    client.stop_execution(executionArn=handle, error="Stopped", cause="maintenance")
+    assert sql.query("run_result", handle) == [
+        {"error": "Stopped", "cause": "maintenance", "execution": handle}
+    ]
+    (resumed,) = sql.query("run_resume", handle)
+    assert resumed != handle
+    run_id = handle.rpartition(":")[2]
+    assert len(started(stack, "etl", {**waiting, "run_id": run_id})) == 1
+
+
+def test_what_is_no_handle_of_this_stack_is_its_row_s_error(sql: Sql) -> None:
+    arn = "arn:aws:states:us-east-1:000000000000:execution"
+    values = sql.query(
+        "run_status",
+        "",
+        "nonsense",
+        f"{arn}:stepflake-etl:never",
+        f"{arn}:other-etl:a",
+        f"{arn}:stepflake-batch:a",
+    )
+
+    assert [value["error"] for value in values] == ["RunError"] * 5
+    said = ["''", "'nonsense'", "there is no run", "not a run of this stack", "not a run of a workflow"]
+    assert [part in value["cause"] for part, value in zip(said, values, strict=True)] == [True] * 5
+    with pytest.raises(SqlError, match="there is no run"):
+        sql.query("run_resume", f"{arn}:stepflake-etl:never")
+
+
+# --- at a terminal ---
+
+
+class Terminal:
+    """Calls `stepflake runs` on the session's stack."""
+
+    def call(self, *arguments: str, exit_code: int = 0, given: str | None = None) -> Result:
+        result = CliRunner(mix_stderr=False).invoke(
+            runs_command.runs, arguments, input=given, catch_exceptions=False
+        )
+        assert result.exit_code == exit_code, result.output
+        return result
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.call(*arguments, "--json").stdout)
+
+
+@pytest.fixture
+def terminal(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setattr(runs_command, "find_stack", lambda **_: stack)
+    return Terminal()
+
+
+def test_a_run_is_started_shown_and_resumed_at_a_terminal(terminal: Terminal) -> None:
+    name = f"terminal-{uuid.uuid4().hex}"
+    failed = terminal.call(
+        "start", "pipeline", "-", "--run", name, given=json.dumps(review(fails=1)), exit_code=1
+    )
+    assert f"pipeline {name}: FAILED" in failed.stdout
+    assert "unstable: ValueError: the thirteenth row of thirteen" in failed.stdout
+    assert f"stepflake runs resume {name}" in failed.stderr
+    again = terminal.call("start", "pipeline", json.dumps(review()), "--run", name, exit_code=1)
+    assert f"There is a run {name!r} of pipeline already" in again.stderr
+
+    shown = terminal.json("show", name)
+    assert (shown["workflow"], shown["status"], shown["run_id"]) == ("pipeline", "FAILED", name)
+    assert (shown["output"], shown["error"]) == (None, "ServiceError")
+    assert shown["states"][-1]["outcome"] == "ServiceError"
+    assert [state["outcome"] for state in shown["states"][:-1]][-1] == "done"
+    assert "ServiceError" in terminal.call("show", name).stdout
+
+    resumed = terminal.call("resume", name)
+    assert f"{name} goes on as {name}-r1" in resumed.stderr
+    document = json.loads(resumed.stdout.partition("\n")[2])
+    assert statuses(document) == ["finished before", "finished before", "run", "run"]
+    assert terminal.json("show", f"{name}-r1")["output"] == document
+    nothing = terminal.call("resume", f"{name}-r1", exit_code=1)
+    assert "ended well; there is nothing to resume" in nothing.stderr
+
+    listed = {run["run"]: run for run in terminal.json("list", "pipeline", "--limit", "1000")}
+    assert (listed[name]["status"], listed[f"{name}-r1"]["status"]) == ("FAILED", "SUCCEEDED")
+    assert terminal.json("show", listed[name]["handle"])["handle"] == shown["handle"]
+    every = terminal.json("list", "--status", "FAILED")
+    assert name in [run["run"] for run in every]
+    assert {run["status"] for run in every} == {"FAILED"}
+    assert [run["started"] for run in every] == sorted((run["started"] for run in every), reverse=True)
+    assert name in terminal.call("list", "pipeline", "--limit", "1000").stdout
+
+
+def test_a_run_is_stopped_and_resumed_at_a_terminal(terminal: Terminal, waiting: dict[str, Any]) -> None:
+    handle = terminal.call("start", "etl", json.dumps(waiting), "--no-wait").stdout.strip()
+    name = handle.rpartition(":")[2]
+
+    assert f"stepflake runs resume {name}" in terminal.call("stop", name, "--cause", "enough").stderr
+
+    shown = terminal.json("show", handle)
+    assert (shown["status"], shown["error"], shown["cause"]) == ("ABORTED", "Stopped", "enough")
+    assert "is not running: ABORTED" in terminal.call("stop", name, exit_code=1).stderr
+    resumed = terminal.call("resume", name, "--no-wait").stdout.strip()
+    assert terminal.json("show", resumed)["input"] == {**waiting, "run_id": name}
+    assert terminal.call("resume", name, "--no-wait").stdout.strip() == resumed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        (["show", "never-started"], 1, "There is no run 'never-started'"),
+        (["stop", "never-started"], 1, "see: stepflake runs list"),
+        (["resume", "arn:nonsense"], 1, "'arn:nonsense' is not a run of a workflow"),
+        (["start", "fan_in", "{}"], 1, "There is no workflow 'fan_in'; there are: etl, fan_out"),
+        (["list", "fan_in"], 1, "There is no workflow 'fan_in'"),
+        (["start", "etl", '{"dataset_id": 3}'], 1, "at $.dataset_id: 3 is not of type 'string'"),
+        (["start", "etl", "{"], 1, "The input of etl: "),
+        (["start", "etl", "@nowhere.json"], 1, "There is no file nowhere.json"),
+        (["start", "etl", '{"dataset_id": "x"}', "--run", "a b"], 2, "at most 80 letters"),
+        (["list", "--limit", "0"], 2, "0 is not in the range"),
+        (["list", "--status", "GONE"], 2, "'GONE' is not one of"),
+        (["show"], 2, "Missing argument 'RUN'"),
+    ],
+)  # fmt: skip
+def test_what_can_t_be_done_is_said_with_its_exit_code(
+    terminal: Terminal, arguments: list[str], exit_code: int, said: str
+) -> None:
+    assert said in terminal.call(*arguments, exit_code=exit_code).stderr
