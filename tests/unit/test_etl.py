@@ -404,7 +404,9 @@ def test_a_dataset_without_rows_is_loaded_as_such(aws: Aws) -> None:
     assert list(aws.s3.under(output["prefix"])) == [output["manifest"]]
 
 
-@pytest.mark.parametrize("body", [b"not gzip", gzip.compress(CSV)[:-9], gzip.compress(CSV)[:20] + b"\0" * 40])
+@pytest.mark.parametrize(
+    "body", [b"not gzip", gzip.compress(CSV, mtime=0)[:-9], gzip.compress(CSV, mtime=0)[:20] + b"\0" * 40]
+)
 def test_gzip_that_is_broken_fails_the_run_and_names_the_object(aws: Aws, body: bytes) -> None:
     aws.put({"datasets/bad/a.csv.gz": body})
     with pytest.raises(DatasetError, match=r"datasets/bad/a\.csv\.gz cannot be unpacked"):

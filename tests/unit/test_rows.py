@@ -131,7 +131,9 @@ def test_any_rows_are_read_as_they_were_written(values: list[dict[str, wire.Json
 
 
 @pytest.mark.parametrize("body", ["日本".encode(), b"\xef\xbb\xbf" + "日本".encode()])
-@pytest.mark.parametrize("pack", [bytes, gzip.compress, lambda b: gzip.compress(b) + gzip.compress(b"", mtime=0)])
+@pytest.mark.parametrize(
+    "pack", [bytes, gzip.compress, lambda b: gzip.compress(b) + gzip.compress(b"", mtime=0)]
+)
 def test_text_may_be_packed_and_may_have_a_mark(body: bytes, pack: type[bytes]) -> None:
     assert decode(pack(body), LIMIT) == "日本"
 
@@ -140,9 +142,9 @@ def test_text_may_be_packed_and_may_have_a_mark(body: bytes, pack: type[bytes]) 
     ("body", "message"),
     [
         (b"a\nb\n\xe9", "line 3: not UTF-8: byte 0xe9"),
-        (gzip.compress(b"a" * 500)[:-1], "the file cannot be unpacked: it ends in the middle"),
-        (gzip.compress(b"a" * 1001), "the file unpacks to more than 1,000 bytes; split it"),
-        (gzip.compress(b"a" * 600) * 2, "the file unpacks to more than 1,000 bytes; split it"),
+        (gzip.compress(b"a" * 500, mtime=0)[:-1], "the file cannot be unpacked: it ends in the middle"),
+        (gzip.compress(b"a" * 1001, mtime=0), "the file unpacks to more than 1,000 bytes; split it"),
+        (gzip.compress(b"a" * 600, mtime=0) * 2, "the file unpacks to more than 1,000 bytes; split it"),
         (gzip.compress(b"a", mtime=0) + b"rest", "the file cannot be unpacked: Error -3"),
     ],
 )
