@@ -47,6 +47,9 @@ def as_doubles(value: Json, path: str = "$") -> Json:
 
 
 def _message(error: jsonschema.ValidationError) -> str:
+    if error.validator in ("anyOf", "oneOf") and error.context:
+        ways = dict.fromkeys(_message(each) for each in error.context)
+        return _shortened(", or ".join(ways), MESSAGE_CHARS)
     # jsonschema begins with the value, all of it, and writes it as Python does.
     value, message = error.instance, error.message
     if message.startswith(repr(value)):

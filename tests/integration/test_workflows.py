@@ -152,10 +152,10 @@ REFUSED: dict[str, tuple[str, list[list[Any]], int, str]] = {
         "row 1, at $.names[1]: 7 is not of type 'object'",
     ),
     "nothing that must be there": (
-        "fan_out",
-        [[{"service": "hostname"}]],
+        "pipeline",
+        [[{"skip": []}]],
         400,
-        "row 0, at $: 'names' is a required property",
+        "row 0, at $: 'document' is a required property, or 'request_id' is a required property",
     ),
     "null": ("etl", [[None]], 400, "row 0, at $: null is not of type 'object'"),
     "no argument": ("etl", [[]], 400, "row 0 has 0 arguments; a workflow takes one, its input"),

@@ -229,6 +229,20 @@ def test_each_row_of_a_workflow_is_a_run_whose_output_is_recorded(batch: StateMa
     ]
 
 
+def test_an_output_that_is_too_large_for_record_is_left_in_the_run(batch: StateMachine) -> None:
+    answers = {
+        "Run": {"Output": {"text": "é" * 60_000}},
+        "Record": lambda_result(None),
+        "Collect": lambda_result({"rows": 1}),
+    }
+
+    run = batch.run(documents([{}], detached=False), answers)
+
+    assert run.status == "SUCCEEDED"
+    [record] = run.attempts("Record")
+    assert record["Payload"]["outcome"]["error"] == "States.DataLimitExceeded"
+
+
 def test_a_detached_row_starts_its_run_and_records_its_handle(batch: StateMachine) -> None:
     def start(arguments: Any) -> Any:
         return {"ExecutionArn": f"arn:{arguments['Name']}", "StartDate": "2026-11-22T00:00:00Z"}
