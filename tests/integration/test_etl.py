@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,31 +14,11 @@ import urllib3
 
 from runtime.runs import resume_run
 from stepflake.stack import Stack
-
-PATIENCE = 60
-FINISHED = ("SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED")
+from tests.runs import Run, end_of, wait_for
 
 ROWS = 9
 CSV = "id,day,amount\n" + "".join(f"{n:03},2026-11-{n % 3 + 1:02},{n}.10\n" for n in range(ROWS))
 YES = {"approved": True, "by": "test"}
-
-
-def wait_for(found: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
-        time.sleep(0.05)
-    return value
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run."""
-
-    status: str
-    output: Any
-    error: str
-    cause: str
 
 
 @dataclass(frozen=True)
@@ -79,15 +58,7 @@ class Etl:
         return str(answer["executionArn"])
 
     def end(self, handle: str) -> Run:
-        client = self.stack.client("stepfunctions")
-        found = wait_for(
-            lambda: (
-                run if (run := client.describe_execution(executionArn=handle))["status"] in FINISHED else None
-            ),
-            f"the end of {handle}",
-        )
-        output = json.loads(found["output"]) if found["status"] == "SUCCEEDED" else None
-        return Run(found["status"], output, found.get("error", ""), found.get("cause", ""))
+        return end_of(self.stack, handle)
 
     def run(self, machine: str | None = None, **document: Any) -> Run:
         return self.end(self.start(machine, **document))

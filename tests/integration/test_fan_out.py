@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,27 +11,9 @@ from typing import Any
 import pytest
 
 from stepflake.stack import Stack
+from tests.runs import Run, end_of, wait_for
 
-PATIENCE = 240
 Json = Any
-
-
-def wait_for(found: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
-        time.sleep(0.05)
-    return value
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run. `results`: the lines of its results object, where it came to one."""
-
-    status: str
-    output: Json
-    error: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -49,18 +30,7 @@ class FanOut:
         return handle
 
     def finish(self, handle: str) -> Run:
-        def closed() -> Any:
-            found = self.stack.client("stepfunctions").describe_execution(executionArn=handle)
-            return found if found["status"] != "RUNNING" else None
-
-        found = wait_for(closed, handle)
-        cause = found.get("cause", "")
-        return Run(
-            status=found["status"],
-            output=json.loads(found["output"]) if found["status"] == "SUCCEEDED" else None,
-            error=found.get("error", ""),
-            message=json.loads(cause)["errorMessage"] if cause.startswith("{") else cause,
-        )
+        return end_of(self.stack, handle)
 
     def run(self, run_input: Json) -> Run:
         return self.finish(self.start(run_input))
@@ -289,7 +259,7 @@ def test_a_poison_task_fails_the_run_with_its_reason_and_resuming_runs_it_alone(
     resumed = fan_out.run(run_input)
 
     assert (failed.status, failed.error) == ("FAILED", "TaskFailed")
-    assert "1 of 2 tasks failed; the first is task 1: ServiceError: unstable: ValueError" in failed.message
+    assert "1 of 2 tasks failed; the first is task 1: ServiceError: unstable: ValueError" in failed.cause
     assert (resumed.status, resumed.output["results"]) == ("SUCCEEDED", [1, 2])
     assert fan_out.calls(f"{key}-well") == 1
 
@@ -300,7 +270,7 @@ def test_a_run_id_stands_for_its_tasks(fan_out: FanOut, key: str) -> None:
     other = fan_out.run({"names": [{"name": "b"}], "run_id": key})
 
     assert (other.status, other.error) == ("FAILED", "RunConflict")
-    assert "give these tasks a run id of their own" in other.message
+    assert "give these tasks a run id of their own" in other.cause
 
 
 @pytest.mark.parametrize(
@@ -321,4 +291,4 @@ def test_bad_input_is_refused_before_anything_runs(
     run = fan_out.run(run_input)
 
     assert (run.status, run.error) == ("FAILED", error)
-    assert message in run.message
+    assert message in run.cause

@@ -4,7 +4,7 @@ import gzip
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,29 +13,9 @@ import pytest
 
 from runtime.runs import resume_run
 from stepflake.stack import Stack
-
-PATIENCE = 60
-FINISHED = ("SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED")
+from tests.runs import Run, end_of, wait_for
 
 Json = Any
-
-
-def wait_for(found: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
-        time.sleep(0.05)
-    return value
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run."""
-
-    status: str
-    output: Json
-    error: str
-    cause: str
 
 
 @dataclass(frozen=True)
@@ -88,16 +68,7 @@ class Bucket:
         return str(answer["executionArn"])
 
     def end(self, handle: str) -> Run:
-        """How the run ended, once it has."""
-        client = self.stack.client("stepfunctions")
-        found = wait_for(
-            lambda: (
-                run if (run := client.describe_execution(executionArn=handle))["status"] in FINISHED else None
-            ),
-            f"the end of {handle}",
-        )
-        output = json.loads(found["output"]) if found["status"] == "SUCCEEDED" else None
-        return Run(found["status"], output, found.get("error", ""), found.get("cause", ""))
+        return end_of(self.stack, handle)
 
     def ingest(self, key: str, body: str | bytes, content_type: str = "text/csv") -> Run:
         """Uploads, and waits for the run which that starts."""

@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 
 from stepflake.engine import Engine
 from stepflake.stack import Stack, local_names, state_directory
+from tests.runs import wait_for
 
 CHECKOUT = Path(__file__).parent.parent.parent
 STEPFLAKE = str(Path(sys.executable).parent / "stepflake")
@@ -159,13 +159,6 @@ def _clean_up(project: Project) -> None:
         process.kill()
         process.communicate()
     project.run("down", "--all")
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.05)
 
 
 def wait_for_line(process: "subprocess.Popen[str]", text: str) -> str:

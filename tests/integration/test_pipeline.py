@@ -4,9 +4,8 @@ Its services are language, sentiment, unstable (tests/services) and keywords.
 """
 
 import json
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -15,19 +14,11 @@ import pytest
 
 from runtime.runs import Run, find_run, resume_run
 from stepflake.stack import Stack
+from tests.runs import wait_for
 
-PATIENCE = 60
 SERVICES = ["language", "sentiment", "unstable", "keywords"]
 TEXT = "The battery life is excellent, and I love the camera."
 REVIEW = {"text": TEXT, "stars": 5}
-
-
-def wait_for(found: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
-        time.sleep(0.05)
-    return value
 
 
 def trouble(how: str, times: int = 1) -> dict[str, Any]:

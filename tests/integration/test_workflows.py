@@ -4,9 +4,8 @@ The workflow is mostly the pipeline with the tests' own service `unstable` in it
 """
 
 import json
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,8 @@ from stepflake.runs import machine_arn
 from stepflake.session import Session, SqlError, session_on
 from stepflake.stack import Stack
 from tests.caller import Caller, Response, new_batch_id
+from tests.runs import wait_for
 
-PATIENCE = 60
 SERVICES = ["language", "sentiment", "unstable", "keywords"]
 
 
@@ -28,14 +27,6 @@ def review(text: str = "A lovely place", *, fails: int = 0) -> dict[str, Any]:
     """A run's input; the service `unstable` fails so many times at it."""
     trouble = {"key": uuid.uuid4().hex, "how": "raise", "times": fails}
     return {"document": {"text": text, **({"trouble": trouble} if fails else {})}}
-
-
-def wait_for(found: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
-        time.sleep(0.1)
-    return value
 
 
 @dataclass

@@ -1,0 +1,49 @@
+"""Waiting for what a test started on the stack: a condition, or the end of a run."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from stepflake.stack import Stack
+
+# Long for anything that a test starts, on a machine that is busy with other things.
+PATIENCE_SECONDS = 240
+
+
+def wait_for(found: Callable[[], Any], what: str) -> Any:
+    """What `found` returns once that is true; fails the test where it stays false."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s for {what}"
+        time.sleep(0.05)
+    return value
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. `cause`: the message, where the cause is a Lambda's error document."""
+
+    status: str
+    output: Any
+    error: str
+    cause: str
+
+
+def end_of(stack: Stack, handle: str) -> Run:
+    """How a run ended, once it has."""
+    client = stack.client("stepfunctions")
+    found = wait_for(
+        lambda: (
+            run if (run := client.describe_execution(executionArn=handle))["status"] != "RUNNING" else None
+        ),
+        f"the end of {handle}",
+    )
+    cause = found.get("cause", "")
+    return Run(
+        status=found["status"],
+        output=json.loads(found["output"]) if found["status"] == "SUCCEEDED" else None,
+        error=found.get("error", ""),
+        cause=json.loads(cause)["errorMessage"] if cause.startswith("{") else cause,
+    )
