@@ -36,8 +36,8 @@ lint: .venv/.ready ## ruff, mypy, and the lints of the template and of the state
 unit: .venv/.ready ## the tests that need no stack
 	@$(BIN)/pytest -q -n auto tests/unit
 
-integration: .venv/.ready ## the tests on a real local stack (started once)
-	@$(BIN)/pytest -q tests/states tests/integration tests/conformance
+integration: .venv/.ready ## the tests on a real local stack, started once and shared by two processes
+	@$(BIN)/pytest -q -n 2 --dist loadfile tests/states tests/integration tests/conformance
 
 bench: .venv/.ready ## the stack beside the pattern people copy today, with ratios
 	@$(BIN)/python -m benchmarks
