@@ -29,6 +29,17 @@ _NUMBER = "2"
 _MAX_RUN_SECONDS = 60
 
 
+# What every machine tries again: what is transient, and a Lambda process that ended or ran out of time.
+TRANSIENT = [
+    "TransientError",
+    "Lambda.ServiceException",
+    "Lambda.AWSLambdaException",
+    "Lambda.SdkClientException",
+    "Lambda.TooManyRequestsException",
+]
+DIED = ["States.Timeout", "Sandbox.Timedout", "Runtime.ExitError", "Lambda.Unknown"]
+
+
 @dataclass(frozen=True)
 class Failure:
     """A Task's answer that is an error, by its name as ErrorEquals sees it."""

@@ -6,17 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.states.state_machine import Failure, StateMachine, lambda_result
+from tests.states.state_machine import DIED, TRANSIENT, Failure, StateMachine, lambda_result
 
-TRANSIENT = [
-    "TransientError",
-    "Lambda.ServiceException",
-    "Lambda.AWSLambdaException",
-    "Lambda.SdkClientException",
-    "Lambda.TooManyRequestsException",
-]
-# The Lambda process ended, or ran out of time: the same rows may do it again, so once more is enough.
-DIED = ["States.Timeout", "Sandbox.Timedout", "Runtime.ExitError", "Lambda.Unknown"]
 FINAL = ["FunctionError", "States.DataLimitExceeded", "Lambda.ResourceNotFoundException"]
 STEP_FUNCTIONS = ["StepFunctions.SdkClientException", "StepFunctions.ThrottlingException"]
 

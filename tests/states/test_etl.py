@@ -5,19 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.states.state_machine import TASK_TOKEN, Failure, StateMachine, lambda_result
+from tests.states.state_machine import DIED, TASK_TOKEN, TRANSIENT, Failure, StateMachine, lambda_result
 
-RETRIED = [
-    "TransientError",
-    "Lambda.ServiceException",
-    "Lambda.AWSLambdaException",
-    "Lambda.SdkClientException",
-    "Lambda.TooManyRequestsException",
-    "States.Timeout",
-    "Sandbox.Timedout",
-    "Runtime.ExitError",
-    "Lambda.Unknown",
-]
 FINAL = [
     "DatasetError",
     "RunConflict",
@@ -204,7 +193,7 @@ def test_a_queue_that_does_not_take_the_request_is_tried_again(etl: StateMachine
 # --- errors ---
 
 
-@pytest.mark.parametrize("error", RETRIED)
+@pytest.mark.parametrize("error", TRANSIENT + DIED)
 @pytest.mark.parametrize("state", LAMBDAS)
 def test_what_may_pass_is_retried_four_times(etl: StateMachine, state: str, error: str) -> None:
     assert etl.test(state, {}, failure=Failure(error), retries=3).status == "RETRIABLE"

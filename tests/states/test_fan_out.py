@@ -5,19 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.states.state_machine import TASK_TOKEN, Failure, StateMachine, lambda_result
+from tests.states.state_machine import DIED, TASK_TOKEN, TRANSIENT, Failure, StateMachine, lambda_result
 
-LAMBDA_TRANSIENT = [
-    "TransientError",
-    "Lambda.ServiceException",
-    "Lambda.AWSLambdaException",
-    "Lambda.SdkClientException",
-    "Lambda.TooManyRequestsException",
-    "States.Timeout",
-    "Sandbox.Timedout",
-    "Runtime.ExitError",
-    "Lambda.Unknown",
-]
 OUTPUT = {"tasks": 3, "succeeded": 3, "failed": 0}
 INPUT = {"names": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}
 
@@ -140,7 +129,7 @@ def test_failed_tasks_fail_the_run_with_what_join_says(fan_out: StateMachine) ->
     assert len(run.attempts("Join")) == 1
 
 
-@pytest.mark.parametrize("error", LAMBDA_TRANSIENT)
+@pytest.mark.parametrize("error", TRANSIENT + DIED)
 @pytest.mark.parametrize("state", ["Split", "Fail task", "Join"])
 def test_what_may_pass_is_retried_four_times(fan_out: StateMachine, state: str, error: str) -> None:
     variables: dict[str, Any] = {"plan": {}}

@@ -6,16 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.states.state_machine import Failure, StateMachine, lambda_result
-
-TRANSIENT = [
-    "TransientError",
-    "Lambda.ServiceException",
-    "Lambda.AWSLambdaException",
-    "Lambda.SdkClientException",
-    "Lambda.TooManyRequestsException",
-]
-DIED = ["States.Timeout", "Sandbox.Timedout", "Runtime.ExitError", "Lambda.Unknown"]
+from tests.states.state_machine import DIED, TRANSIENT, Failure, StateMachine, lambda_result
 
 INPUT = {"key": "ingest/sentiment/日 本+.csv", "etag": "e1", "size": 9, "sequencer": "0055"}
 OBJECT = {

@@ -6,16 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.states.state_machine import Failure, Run, StateMachine, lambda_result
+from tests.states.state_machine import DIED, TRANSIENT, Failure, Run, StateMachine, lambda_result
 
-TRANSIENT = [
-    "TransientError",
-    "Lambda.ServiceException",
-    "Lambda.AWSLambdaException",
-    "Lambda.SdkClientException",
-    "Lambda.TooManyRequestsException",
-]
-DIED = ["States.Timeout", "Sandbox.Timedout", "Runtime.ExitError", "Lambda.Unknown"]
 FINAL = ["RequestError", "ServiceError", "CheckpointError", "Lambda.ResourceNotFoundException"]
 
 SERVICES = ["language", "sentiment", "keywords"]
