@@ -83,7 +83,7 @@ def list_runs(workflow: str | None, status: str | None, limit: int, as_json: boo
         click.echo(json.dumps(rows, indent=2))
         return
     if not rows:
-        output.print("No runs yet.")
+        output.print("No runs.")
         return
     table = Table("workflow", Column("run", overflow="fold"), "status", "started", box=SIMPLE_HEAD)
     for row in rows:

@@ -158,7 +158,7 @@ def test_runs_of_all_workflows_are_listed_newest_first(service: StepFunctions) -
 def test_a_table_has_whole_names(service: StepFunctions) -> None:
     service.add(execution("pipeline", "x" * 80))
     assert "x" * 80 in call("list").stdout
-    assert "No runs yet." in call("list", "etl").stdout
+    assert "No runs." in call("list", "etl").stdout
 
 
 def test_a_status_is_asked_for(service: StepFunctions) -> None:
