@@ -21,6 +21,7 @@ from benchmarks.imports import import_ratios
 from benchmarks.prices import Usage
 from benchmarks.sample_stack import NAME as SAMPLE_NAME
 from benchmarks.sample_stack import deploy_sample
+from runtime import api
 from stepflake import stack as stacks
 from stepflake.progress import step
 from stepflake.snowflake import (
@@ -219,31 +220,37 @@ def usage(system: System, rows: int) -> Usage:
     runs = 5
     sent = [system.send("echo", [["I am happy"]] * rows).batches[0] for _ in range(runs)]
     after = _lambda_totals(system)
-    api = sum(len(batch.statuses) for batch in sent) / runs
+    calls = sum(len(batch.statuses) for batch in sent) / runs
     invocations = (after[0] - before[0]) / runs
     gb_seconds = (after[1] - before[1]) / runs
     if system.functions.startswith(SAMPLE_NAME):
         # PutItem twice, the second with the result; GetItem for each poll; the asynchronous Invoke.
         kilobytes = -(-len('[0, ["I am happy"]], ') * rows // 1024)
-        polls = api - 1
+        polls = calls - 1
         return Usage(
-            rows, api, invocations, gb_seconds,
+            rows, calls, invocations, gb_seconds,
             dynamodb_writes=1 + kilobytes, dynamodb_reads=polls * -(-kilobytes // 4), other=2 + polls + 1,
         )  # fmt: skip
     # StartExecution; the result's PutObject; GetObject until it is there (and once for each GET).
-    waits = [round(_looks(batch.seconds)) for batch in sent]
-    gets = sum(waits) / runs
+    gets = sum(_looks(batch.seconds) for batch in sent) / runs
     return Usage(
-        rows, api, invocations, gb_seconds, transitions=_transitions(system), s3_puts=1, s3_gets=gets, other=1
+        rows,
+        calls,
+        invocations,
+        gb_seconds,
+        transitions=_transitions(system),
+        s3_puts=1,
+        s3_gets=gets,
+        other=1,
     )
 
 
 def _looks(seconds: float) -> int:
-    from runtime.api import FIRST_DELAY_SECONDS
-
-    looks, delay = 1, FIRST_DELAY_SECONDS
+    """How often a POST that took so long looked at S3 for the result."""
+    looks, delay = 1, api.FIRST_DELAY_SECONDS
     while seconds > delay:
-        looks, seconds, delay = looks + 1, seconds - delay, delay * 1.15
+        looks, seconds = looks + 1, seconds - delay
+        delay = min(delay * api.DELAY_GROWTH, api.LONGEST_DELAY_SECONDS)
     return looks
 
 

@@ -11,6 +11,7 @@ from runtime.errors import ApiError, Throttled, UnknownTarget, is_transient
 from runtime.executions import execution_name
 
 FIRST_DELAY_SECONDS = 0.04
+DELAY_GROWTH = 1.15
 LONGEST_DELAY_SECONDS = 0.5
 
 EXPIRED = "the batch was answered, and its result has been deleted since; run the query again"
@@ -57,4 +58,4 @@ def wait_for_result(execution: str, seconds: float) -> batches.Result | None:
         if result is not None or left <= 0:
             return result
         time.sleep(min(delay, left))
-        delay = min(delay * 1.15, LONGEST_DELAY_SECONDS)
+        delay = min(delay * DELAY_GROWTH, LONGEST_DELAY_SECONDS)
