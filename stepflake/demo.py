@@ -10,12 +10,11 @@ from rich.syntax import Syntax
 
 from runtime.runs import Run, find_run, resume_run
 from stepflake import stack as stacks
-from stepflake.ddl import stack_functions
 from stepflake.engine import EngineError
 from stepflake.progress import step
 from stepflake.runs import entered_states, follow, machine_arn, output
-from stepflake.session import Session, SqlError
-from stepflake.snowflake import Batch, SnowflakeClient
+from stepflake.session import SqlError, session_on
+from stepflake.snowflake import Batch
 from stepflake.sql import show
 from stepflake.stack import DEFAULT_NAME, Stack, StackError, project_root
 
@@ -83,11 +82,10 @@ def show_query(stack: Stack) -> None:
     batches = run_sql(stack, SCRIPT)
     for batch in batches:
         run = _batch_execution(stack, batch)
-        states = " > ".join(state["state"] for state in entered_states(stack, run["executionArn"]))
         output.print(
             f"[bold]batch[/] {run['name']}: {run['status']}, {batch.rows} rows in {batch.seconds:.2f} s"
         )
-        output.print(f"  {states}", style="dim")
+        show_states(stack, run["executionArn"])
 
 
 def show_fan_out(stack: Stack) -> None:
@@ -166,10 +164,7 @@ def run_sql(stack: Stack, script: str) -> list[Batch]:
             batches.append(batch)
 
     output.print(Syntax(script, "sql", background_color="default", word_wrap=True))
-    with (
-        SnowflakeClient(stack.credentials, stack.region, watch=watch) as client,
-        Session(client, stack_functions(stack)) as session,
-    ):
+    with session_on(stack, watch) as session:
         for result in session.run(script):
             show(result)
     return batches
@@ -195,10 +190,14 @@ def finish(stack: Stack, handle: str) -> Run:
 
 def show_run(stack: Stack, run: Run) -> None:
     """The states that a run went through, and its output."""
-    states = " > ".join(state["state"] for state in entered_states(stack, run.handle))
     output.print(f"[bold]{run.workflow}[/] {run.name}: {run.status}")
-    output.print(f"  {states}", style="dim")
+    show_states(stack, run.handle)
     output.print_json(json.dumps(run.output), indent=None)
+
+
+def show_states(stack: Stack, handle: str) -> None:
+    """The states that an execution went through, on one line."""
+    output.print("  " + " > ".join(state["state"] for state in entered_states(stack, handle)), style="dim")
 
 
 def _batch_execution(stack: Stack, batch: Batch) -> dict[str, Any]:
