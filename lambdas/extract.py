@@ -18,8 +18,8 @@ from runtime.checkpoints import load_checkpoint, run_step
 from runtime.clients import s3
 from runtime.datasets import DatasetError, Record
 from runtime.documents import check_document
-from runtime.errors import TaskError, TransientError, named_for_retry
-from runtime.parts import MISSING, Part, list_keys, store_part
+from runtime.errors import TaskError, TransientError, is_missing, named_for_retry
+from runtime.parts import Part, list_keys, store_part
 from runtime.settings import settings
 
 logger = Logger()
@@ -155,7 +155,7 @@ def read_object(key: str) -> Iterator[Record]:
     try:
         body = s3().get_object(Bucket=settings().bucket, Key=key)["Body"]
     except ClientError as error:
-        if error.response["Error"]["Code"] in MISSING:
+        if is_missing(error):
             raise TransientError(f"{key} was deleted while it was to be read") from None
         raise
     stream: Any = gzip.GzipFile(fileobj=body) if key.lower().endswith(".gz") else io.BufferedReader(body)

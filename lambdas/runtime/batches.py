@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from runtime import wire
 from runtime.clients import s3
-from runtime.errors import ResultError
+from runtime.errors import ResultError, is_missing
 from runtime.objects import put_once
 from runtime.settings import settings
 
@@ -154,7 +154,7 @@ def _get(key: str) -> Result | None:
     try:
         stored = s3().get_object(Bucket=settings().bucket, Key=key)
     except ClientError as error:
-        if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+        if is_missing(error):
             return None
         raise
     return Result(stored["Body"].read(), stored["Metadata"].get("digest", ""))
@@ -164,7 +164,7 @@ def _exists(key: str) -> bool:
     try:
         s3().head_object(Bucket=settings().bucket, Key=key)
     except ClientError as error:
-        if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+        if is_missing(error):
             return False
         raise
     return True

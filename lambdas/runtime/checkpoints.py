@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 
 from runtime import wire
 from runtime.clients import s3
+from runtime.errors import is_missing
 from runtime.settings import settings
 from runtime.table import expires_at, table
 
@@ -33,7 +34,7 @@ def load_checkpoint(run_id: str, step: str) -> tuple[bool, wire.Json]:
     try:
         body = s3().get_object(Bucket=settings().bucket, Key=key)["Body"].read()
     except ClientError as error:
-        if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+        if is_missing(error):
             raise CheckpointError(f"the checkpoint of step {step} of run {run_id} is gone: {key}") from None
         raise
     if hashlib.sha256(body).hexdigest() != digest:

@@ -11,6 +11,10 @@ worker once). Final: all other TaskErrors, since trying again would give the sam
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 
 class ApiError(Exception):
@@ -131,6 +135,11 @@ TRANSIENT_CODES = frozenset(
         "TransactionInProgressException",
     }
 )
+
+
+def is_missing(error: "ClientError") -> bool:
+    """Whether S3 has no such object: GET names the reason, HEAD has no body and gives the status alone."""
+    return error.response["Error"]["Code"] in ("NoSuchKey", "404")
 
 
 def is_transient(error: BaseException) -> bool:

@@ -25,7 +25,7 @@ from runtime.catalog import Signature, read_catalog
 from runtime.checkpoints import load_checkpoint, save_checkpoint
 from runtime.clients import s3
 from runtime.datasets import Row
-from runtime.errors import TaskError
+from runtime.errors import TaskError, is_missing
 from runtime.objects import PREFIX, Content, Object, ObjectError, put_once, read_content
 from runtime.remote import load_function, run_rows
 from runtime.rows import Format, RowError, decode, find_format, read_arguments, read_rows
@@ -218,7 +218,7 @@ def _rows_written(output: str) -> int | None:
     try:
         head = s3().head_object(Bucket=settings().bucket, Key=output)
     except ClientError as error:
-        if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+        if is_missing(error):
             return None
         raise
     return int(head["Metadata"]["rows"])

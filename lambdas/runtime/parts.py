@@ -19,11 +19,8 @@ from botocore.exceptions import ClientError
 
 from runtime.checkpoints import recall_step
 from runtime.clients import s3
-from runtime.errors import TaskError
+from runtime.errors import TaskError, is_missing
 from runtime.settings import settings
-
-# Names by which S3 says that an object is not there.
-MISSING = ("NoSuchKey", "404")
 
 # Checkpoints that are read side by side.
 THREADS = 16
@@ -77,7 +74,7 @@ def load_part(part: Part) -> Iterator[bytes]:
             rows += 1
             yield line.removesuffix(b"\n")
     except ClientError as error:
-        if error.response["Error"]["Code"] in MISSING:
+        if is_missing(error):
             raise PartError(f"{part.key} is gone") from None
         raise
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -94,7 +91,7 @@ def publish_part(part: Part, key: str) -> Part:
     try:
         s3().copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": bucket, "Key": part.key})
     except ClientError as error:
-        if error.response["Error"]["Code"] in MISSING:
+        if is_missing(error):
             raise PartError(f"{part.key} is gone") from None
         raise
     return replace(part, key=key)

@@ -2,10 +2,10 @@
 
 A service is one Python function over one JSON document, in a file of its own name:
 services/{name}.py holds `def {name}(document: dict[str, Any]) -> Any`. What it returns must be JSON.
+The name has letters and digits alone, as it becomes part of the logical ids in template.yaml.
 """
 
 import importlib
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,6 @@ from runtime import wire
 from runtime.errors import TaskError, TransientError, is_transient
 
 SERVICES_DIR = Path(__file__).parent.parent / "services"
-
-# Letters and digits alone: the name becomes part of the logical ids in template.yaml.
-SERVICE_NAME = re.compile(r"[a-z][a-z0-9]{0,31}")
 
 Service = Callable[[dict[str, Any]], Any]
 
