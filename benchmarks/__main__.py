@@ -17,14 +17,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from batch import api
 from benchmarks.imports import import_ratios
 from benchmarks.prices import Usage
 from benchmarks.sample_stack import NAME as SAMPLE_NAME
 from benchmarks.sample_stack import deploy_sample
-from runtime import api
-from stepflake import stack as stacks
+from stepflake.local import stack as stacks
+from stepflake.local.stack import Stack, project_root
 from stepflake.progress import step
-from stepflake.snowflake import (
+from stepflake.snowflake.client import (
     Batch,
     Cancelled,
     ExternalFunction,
@@ -32,7 +33,6 @@ from stepflake.snowflake import (
     SnowflakeClient,
     new_query_id,
 )
-from stepflake.stack import Stack, project_root
 
 STACK = "bench"
 HANDLERS = ["initiate", "poll", "process", "collect"]

@@ -16,16 +16,19 @@ import click
 from stepflake.progress import console, step
 
 if TYPE_CHECKING:
-    from stepflake.engine import Engine
-    from stepflake.stack import Stack
+    from stepflake.local.engine import Engine
+    from stepflake.local.stack import Stack
 
 # Commands that live in modules of their own, imported when they are asked for: `stepflake --help` is quick.
 COMMANDS = {
-    "sql": ("stepflake.sql:sql", "Run Snowflake SQL on this machine; external functions are really called."),
-    "ddl": ("stepflake.ddl:ddl", "Print the SQL that declares a stack's functions in Snowflake."),
-    "demo": ("stepflake.demo:demo", "Bring the stack up, call it from SQL, and show what happened."),
-    "runs": ("stepflake.runs:runs", "List, show, start, resume and stop runs of workflows."),
-    "lint": ("stepflake.asl_lint:lint_command", "Check the state machines' definitions."),
+    "sql": (
+        "stepflake.commands.sql:sql",
+        "Run Snowflake SQL on this machine; external functions are really called.",
+    ),
+    "ddl": ("stepflake.commands.ddl:ddl", "Print the SQL that declares a stack's functions in Snowflake."),
+    "demo": ("stepflake.commands.demo:demo", "Bring the stack up, call it from SQL, and show what happened."),
+    "runs": ("stepflake.commands.runs:runs", "List, show, start, resume and stop runs of workflows."),
+    "lint": ("stepflake.asl.lint:lint_command", "Check the state machines' definitions."),
 }
 
 
@@ -74,7 +77,7 @@ def up(name: str, detach: bool, port: int | None, parameters: tuple[str, ...]) -
     Without --detach this stays until Ctrl-C and stops the stack then; where the stack ran already, it
     deploys and returns.
     """
-    from stepflake import stack as stacks
+    from stepflake.local import stack as stacks
 
     for parameter in parameters:
         if "=" not in parameter:
@@ -101,7 +104,7 @@ def up(name: str, detach: bool, port: int | None, parameters: tuple[str, ...]) -
 @click.option("--all", "every", is_flag=True, help="All local stacks of this checkout.")
 def down(name: str, every: bool) -> None:
     """Stop a local stack; all that was in it is gone."""
-    from stepflake import stack as stacks
+    from stepflake.local import stack as stacks
 
     root = stacks.project_root()
     with user_errors():
@@ -115,7 +118,7 @@ def down(name: str, every: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print it for programs.")
 def status(name: str, as_json: bool) -> None:
     """Say where a local stack is, and how other tools reach it. Exit code 1 where it doesn't run."""
-    from stepflake import stack as stacks
+    from stepflake.local import stack as stacks
 
     with user_errors():
         stack = stacks.Stack.local(name)
@@ -131,8 +134,8 @@ def status(name: str, as_json: bool) -> None:
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turns the errors that a user can do something about into a message and exit code 1."""
-    from stepflake.engine import EngineError
-    from stepflake.stack import StackError
+    from stepflake.local.engine import EngineError
+    from stepflake.local.stack import StackError
 
     try:
         yield
@@ -146,7 +149,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 def _attend(engine: "Engine") -> None:
     """Stays while the engine lives, and ends it on the way out. Raises EngineError where it died."""
-    from stepflake.engine import EngineError
+    from stepflake.local.engine import EngineError
 
     shown = ""
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from stepflake import stack as stacks
+from stepflake.local import stack as stacks
 from tests.caller import Caller
 
 ROOT = Path(__file__).parent.parent

@@ -1,6 +1,6 @@
 from typing import Any
 
-from runtime.remote import remote_function
+from stepflake_lambda import remote_function
 
 
 @remote_function(diagnostic=True)

@@ -1,8 +1,8 @@
 from typing import Any
 
-from runtime.clients import stepfunctions
-from runtime.remote import remote_function
-from runtime.runs import find_run
+from core.clients import stepfunctions
+from core.runs import find_run
+from stepflake_lambda import remote_function
 
 
 @remote_function(on_error="object", chunk_rows=100, concurrency=8)

@@ -1,6 +1,6 @@
-from runtime.clients import stepfunctions
-from runtime.remote import remote_function
-from runtime.runs import resume_run
+from core.clients import stepfunctions
+from core.runs import resume_run
+from stepflake_lambda import remote_function
 
 
 @remote_function(chunk_rows=50)

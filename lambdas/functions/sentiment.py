@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from runtime.errors import TransientError
-from runtime.remote import remote_function
+from core.errors import TransientError
+from stepflake_lambda import remote_function
 
 # BatchDetectSentiment: 25 documents a call, 5,000 bytes a document.
 # https://docs.aws.amazon.com/comprehend/latest/dg/guidelines-and-limits.html

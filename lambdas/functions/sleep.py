@@ -1,6 +1,6 @@
 import time
 
-from runtime.remote import remote_function
+from stepflake_lambda import remote_function
 
 
 # Waiting rows wait side by side, as rows that call another service do.

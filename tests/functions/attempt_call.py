@@ -3,7 +3,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError
 
-from runtime.remote import remote_function
+from stepflake_lambda import remote_function
 
 
 @remote_function()

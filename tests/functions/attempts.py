@@ -3,8 +3,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from runtime.errors import TransientError
-from runtime.remote import remote_function
+from core.errors import TransientError
+from stepflake_lambda import remote_function
 
 
 @remote_function(chunk_rows=2)

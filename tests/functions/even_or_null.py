@@ -1,4 +1,4 @@
-from runtime.remote import remote_function
+from stepflake_lambda import remote_function
 
 
 @remote_function(on_error="null")

@@ -2,7 +2,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from runtime.remote import remote_function
+from stepflake_lambda import remote_function
 
 
 @remote_function()

@@ -1,4 +1,4 @@
-from runtime.remote import remote_function
+from stepflake_lambda import remote_function
 
 import a_module_that_nobody_wrote  # type: ignore[import-not-found]  # isort: skip
 

@@ -12,8 +12,8 @@ import duckdb
 import pytest
 import urllib3
 
-from runtime.runs import resume_run
-from stepflake.stack import Stack
+from core.runs import resume_run
+from stepflake.local.stack import Stack
 from tests.runs import Run, end_of, wait_for
 
 ROWS = 9

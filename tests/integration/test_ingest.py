@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from runtime.runs import resume_run
-from stepflake.stack import Stack
+from core.runs import resume_run
+from stepflake.local.stack import Stack
 from tests.runs import Run, end_of, wait_for
 
 Json = Any

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from stepflake.engine import Engine
-from stepflake.stack import Stack, local_names, state_directory
+from stepflake.local.engine import Engine
+from stepflake.local.stack import Stack, local_names, state_directory
 from tests.runs import wait_for
 
 CHECKOUT = Path(__file__).parent.parent.parent

@@ -10,10 +10,10 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from runtime import locks
-from runtime.locks import LEASE_SECONDS, LockLost, acquire, complete, release, renew
-from runtime.objects import Content
-from stepflake.stack import ACCESS_KEY, SECRET_KEY, Stack
+from ingest import locks
+from ingest.landed_objects import Content
+from ingest.locks import LEASE_SECONDS, LockLost, acquire, complete, release, renew
+from stepflake.local.stack import ACCESS_KEY, SECRET_KEY, Stack
 
 NOW = int(time.time())
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from runtime.runs import Run, find_run, resume_run
-from stepflake.stack import Stack
+from core.runs import Run, find_run, resume_run
+from stepflake.local.stack import Stack
 from tests.runs import wait_for
 
 SERVICES = ["language", "sentiment", "unstable", "keywords"]

@@ -6,10 +6,10 @@ from decimal import Decimal
 
 import pytest
 
-from stepflake.ddl import LOCAL_ROLE_ARN, api_integration, script, stack_functions
-from stepflake.session import Session, SqlError, session_on
-from stepflake.snowflake import Batch, SnowflakeClient
-from stepflake.stack import Stack
+from stepflake.commands.ddl import LOCAL_ROLE_ARN, api_integration, script, stack_functions
+from stepflake.local.stack import Stack
+from stepflake.snowflake.client import Batch, SnowflakeClient
+from stepflake.snowflake.session import Session, SqlError, session_on
 
 
 @pytest.fixture

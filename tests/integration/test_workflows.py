@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from stepflake import runs as runs_command
-from stepflake.runs import machine_arn
-from stepflake.session import Session, SqlError, session_on
-from stepflake.stack import Stack
+from stepflake.commands import runs as runs_command
+from stepflake.commands.runs import machine_arn
+from stepflake.local.stack import Stack
+from stepflake.snowflake.session import Session, SqlError, session_on
 from tests.caller import Caller, Response, new_batch_id
 from tests.runs import wait_for
 

@@ -7,7 +7,7 @@ import pytest
 from botocore.config import Config
 from mypy_boto3_stepfunctions import SFNClient
 
-from stepflake.engine import REGION, Engine
+from stepflake.local.engine import REGION, Engine
 from tests.states.state_machine import StateMachine
 
 

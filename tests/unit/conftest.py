@@ -8,17 +8,14 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import collect
 import hypothesis
-import initiate
-import poll
-import process
 import pytest
 
 import functions
-from runtime import api, batches, executions, objects
-from runtime.catalog import read_catalog
-from runtime.settings import settings
+from batch import api, collect, initiate, poll, process, store
+from core import executions, objects
+from core.catalog import read_catalog
+from core.settings import settings
 from tests.unit.fake_aws import MACHINES, FakeAws
 
 # How long an example takes says nothing on a machine that does other things as well.
@@ -45,7 +42,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
         "SENTIMENT_LANGUAGE": "en",
     }.items():
         monkeypatch.setenv(name, value)
-    for module in (batches, objects):
+    for module in (store, objects):
         monkeypatch.setattr(module, "s3", lambda: fake.s3)
     monkeypatch.setattr(executions, "stepfunctions", lambda: fake.step_functions)
     monkeypatch.setattr(api, "time", fake.time)
@@ -75,7 +72,7 @@ def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
             monkeypatch.delitem(sys.modules, f"functions.{name}", raising=False)
             importlib.invalidate_caches()
             (tmp_path / f"{name}.py").write_text(
-                "from runtime.remote import remote_function\n\n" + textwrap.dedent(source)
+                "from stepflake_lambda import remote_function\n\n" + textwrap.dedent(source)
             )
 
     monkeypatch.setattr(api, "read_catalog", lambda: read_catalog(tmp_path))

@@ -125,8 +125,7 @@ class FakeStepFunctions:
 
 def run_batch(name: str, execution: FakeExecution) -> None:
     """What the batch machine does, without its retries: each chunk through `process`, then `collect`."""
-    import collect
-    import process
+    from batch import collect, process
 
     batch = json.loads(execution.input)
     execution.runs += 1

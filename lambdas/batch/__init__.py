@@ -1,0 +1,1 @@
+"""The adapter and its machine: a batch of rows, from POST to GET."""

@@ -1,0 +1,155 @@
+"""POST /functions/{name} and /workflows/{name}: a batch of rows becomes one execution of `batch`."""
+
+import math
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from aws_lambda_powertools import Logger
+
+from batch import api, store, wire
+from batch.store import Batch, FunctionBatch, WorkflowBatch
+from core.catalog import Signature, Workflow
+from core.errors import BadRequest, BatchConflict, BatchFailed, RequestTooLarge, ResultExpired, Throttled
+from core.exact_json import dump_json
+from core.executions import MAX_PAYLOAD_BYTES, describe_execution, execution_arn, start_execution
+from core.settings import settings
+
+logger = Logger()
+
+# The machine wraps its input for `process`, and the wrapping must fit as well.
+MAX_INLINE_BYTES = MAX_PAYLOAD_BYTES - 4096
+
+# A run costs the batch's history about 16 events, of 25,000.
+# https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
+MAX_RUNS = 1000
+
+# A batch without a result after this time is asked once whether it failed; most have theirs by then.
+EARLY_SECONDS = 1.0
+
+CONFLICT = "this batch id was sent before with other rows; a batch id names one batch"
+
+
+def handler(event: wire.Event, context: Any) -> wire.Answer:
+    """Answers 200 with the rows if they are there in time, else 202; a repeated request starts nothing."""
+    return api.answer(event, logger, partial(initiate, event))
+
+
+def initiate(event: wire.Event, request: wire.Request, execution: str) -> wire.Answer:
+    """Checks the rows, starts the execution or finds it, and waits a little for its result."""
+    target = api.find_target(request)
+    rows = wire.parse_rows(event)
+    if isinstance(target, Workflow):
+        batch: Batch = workflow_batch(target, request, rows)
+    else:
+        check_arguments(target, rows)
+        batch = function_batch(target, request, rows)
+    if not rows.arguments:
+        return wire.answer_result(wire.render_result([]), request)
+    if isinstance(batch, FunctionBatch) and batch.rows is None:
+        store.store_rows(execution, rows)
+    if not start_execution("batch", execution, batch.to_input()):
+        result = find_earlier(execution, rows.digest)
+        if result:
+            return wire.answer_result(result.body, request)
+    logger.info("batch", extra={"rows": batch.row_count, "chunks": batch.chunks})
+    result = await_result(execution, rows.digest)
+    return wire.answer_result(result.body, request) if result else wire.answer_running(execution)
+
+
+def check_arguments(signature: Signature, rows: wire.Rows) -> None:
+    """Raises BadRequest with the signature for the first row that has too few or too many arguments."""
+    for number, row in enumerate(rows.arguments):
+        if not signature.accepts(len(row)):
+            raise BadRequest(f"row {number} has {len(row)} arguments; the function is {signature}")
+
+
+def function_batch(signature: Signature, request: wire.Request, rows: wire.Rows) -> FunctionBatch:
+    """The batch as the machine gets it: rows inline if they are one chunk and fit the payload, else in S3."""
+    chunks = math.ceil(len(rows.arguments) / signature.chunk_rows)
+    batch = FunctionBatch(
+        batch_id=request.batch_id,
+        query_id=request.query_id,
+        digest=rows.digest,
+        row_count=len(rows.arguments),
+        chunk_rows=signature.chunk_rows,
+        chunks=chunks,
+        function=request.name,
+        rows=rows.text,
+    )
+    return batch if chunks == 1 and fits_payload(batch) else replace(batch, rows=None)
+
+
+def workflow_batch(workflow: Workflow, request: wire.Request, rows: wire.Rows) -> WorkflowBatch:
+    """A run for each row. Raises RequestTooLarge, or BadRequest with the row and the path in its document."""
+    # Only those who start workflows pay for importing jsonschema.
+    from core.inputs import check_document
+
+    mode = request.headers.get("sf-custom-mode", "attached")
+    if mode not in ("attached", "detached"):
+        raise BadRequest(f"header sf-custom-mode is {mode!r}; it is 'detached', or left out")
+    if len(rows.arguments) > MAX_RUNS:
+        raise RequestTooLarge(f"the batch has {len(rows.arguments)} runs, and {MAX_RUNS} fit; {wire.REMEDY}")
+    documents = []
+    for number, row in enumerate(rows.arguments):
+        if len(row) != 1:
+            raise BadRequest(f"row {number} has {len(row)} arguments; a workflow takes one, its input")
+        try:
+            documents.append(check_document(workflow, row[0]))
+        except ValueError as error:
+            raise BadRequest(f"row {number}, {error}") from None
+    batch = WorkflowBatch(
+        batch_id=request.batch_id,
+        query_id=request.query_id,
+        digest=rows.digest,
+        row_count=len(rows.arguments),
+        chunk_rows=1,
+        chunks=len(rows.arguments),
+        workflow=workflow.name,
+        documents=documents,
+        detached=mode == "detached",
+    )
+    if not fits_payload(batch):
+        raise RequestTooLarge(f"the runs' inputs exceed {MAX_INLINE_BYTES:,} bytes together; {wire.REMEDY}")
+    return batch
+
+
+def fits_payload(batch: Batch) -> bool:
+    """Whether the batch can be an execution's input as it stands."""
+    return len(dump_json(batch.to_input()).encode("utf-8")) <= MAX_INLINE_BYTES
+
+
+def await_result(execution: str, digest: str) -> store.Result | None:
+    """The result if it is there in time. A batch that fails early is told here: raises BatchFailed."""
+    seconds = settings().post_wait_seconds
+    result = api.wait_for_result(execution, min(seconds, EARLY_SECONDS))
+    if result is None and seconds > EARLY_SECONDS:
+        with suppress(Throttled):
+            result = find_earlier(execution, digest)
+        result = result or api.wait_for_result(execution, seconds - EARLY_SECONDS)
+    return result
+
+
+def find_earlier(execution: str, digest: str) -> store.Result | None:
+    """What became of an execution of this name: its result, None if it runs, or an ApiError.
+
+    Raises BatchConflict where it had other rows, BatchFailed, ResultExpired, Throttled.
+    """
+    result = store.load_result(execution)
+    if result is None:
+        earlier = describe_execution(execution_arn("batch", execution))
+        if earlier is None:
+            return None
+        if earlier.input["digest"] != digest:
+            raise BatchConflict(CONFLICT)
+        if earlier.is_running:
+            return None
+        if earlier.status != "SUCCEEDED":
+            raise BatchFailed(earlier.error, earlier.cause, execution)
+        result = store.load_result(execution)
+        if result is None:
+            raise ResultExpired(api.EXPIRED)
+    if result.digest != digest:
+        raise BatchConflict(CONFLICT)
+    return result

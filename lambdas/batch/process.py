@@ -1,0 +1,67 @@
+"""One chunk of a batch through its remote function."""
+
+from typing import Any, TypedDict
+
+from aws_lambda_powertools import Logger
+
+from batch import store, wire
+from batch.store import FunctionBatch
+from core.catalog import read_catalog
+from core.errors import FunctionError, ResultError, named_for_retry
+from core.remote import load_function, run_rows
+
+logger = Logger()
+
+
+class Event(TypedDict):
+    """What the batch machine sends. `again`: this chunk was tried before (a retry or a redrive)."""
+
+    execution: str
+    batch: dict[str, Any]
+    chunk: int
+    again: bool
+
+
+class Done(TypedDict):
+    """What the execution's history shows of a finished chunk."""
+
+    chunk: int
+    rows: int
+
+
+def handler(event: Event, context: Any) -> Done:
+    """Stores the chunk's rows, or the whole result where the batch is one chunk. Raises a TaskError."""
+    execution, chunk = event["execution"], event["chunk"]
+    batch = FunctionBatch.from_input(event["batch"])
+    logger.append_keys(execution=execution, chunk=chunk, function=batch.function)
+    numbers = batch.chunk_range(chunk)
+    done = Done(chunk=chunk, rows=len(numbers))
+    with named_for_retry():
+        if event["again"] and is_done(execution, batch, chunk):
+            logger.info("chunk was finished before")
+            return done
+        process(execution, batch, chunk, numbers)
+    logger.info("chunk", extra=done)
+    return done
+
+
+def is_done(execution: str, batch: FunctionBatch, chunk: int) -> bool:
+    """Whether an earlier try finished this chunk."""
+    return store.has_result(execution) if batch.chunks == 1 else store.has_chunk(execution, chunk)
+
+
+def process(execution: str, batch: FunctionBatch, chunk: int, numbers: range) -> None:
+    """Runs the chunk's rows and stores what they became."""
+    rows = store.load_rows(execution, batch)
+    if len(rows) != batch.row_count:
+        raise ResultError(f"the batch has {batch.row_count} rows, and {len(rows)} were stored")
+    signature = read_catalog().get(batch.function)
+    if signature is None:
+        raise FunctionError(f"the function {batch.function!r} is not deployed any more")
+    function = load_function(batch.function)
+    texts = run_rows(signature, function, rows[numbers.start : numbers.stop], numbers.start)
+    rendered = wire.render_rows(texts, numbers.start)
+    if batch.chunks == 1:
+        store.store_result(execution, batch, [rendered])
+    else:
+        store.store_chunk(execution, batch, chunk, rendered)

@@ -1,0 +1,69 @@
+"""One row of a workflow batch: what its run returned, as the row's value."""
+
+from typing import Any, NotRequired, TypedDict
+
+from aws_lambda_powertools import Logger
+
+from batch import store, wire
+from batch.store import WorkflowBatch
+from core.errors import RunUnfinished, named_for_retry
+from core.exact_json import Json, dump_json
+from core.executions import describe_execution, execution_arn
+
+logger = Logger()
+
+TOO_LONG = (
+    "the run goes on, but takes longer than SQL waits; follow it with run_status and run_result, and start "
+    "such runs detached"
+)
+
+
+class Outcome(TypedDict):
+    """How the run's task ended: `output` where it is known, else the `error` and `cause` of the task."""
+
+    output: NotRequired[Any]
+    error: NotRequired[str]
+    cause: NotRequired[str]
+
+
+class Event(TypedDict):
+    """What the batch machine sends for each row. `run`: the name of the row's execution."""
+
+    execution: str
+    batch: dict[str, Any]
+    row: int
+    run: str
+    outcome: Outcome
+
+
+def handler(event: Event, context: Any) -> None:
+    """Stores the row's value: the run's output, its handle, or an error object. Raises RunUnfinished."""
+    batch = WorkflowBatch.from_input(event["batch"])
+    logger.append_keys(execution=event["execution"], row=event["row"], workflow=batch.workflow)
+    arn = execution_arn(batch.workflow, event["run"])
+    with named_for_retry():
+        value = row_value(batch, arn, event["outcome"])
+        rendered = wire.render_rows([dump_json(value)], event["row"])
+        store.store_chunk(event["execution"], batch, event["row"], rendered)
+
+
+def row_value(batch: WorkflowBatch, arn: str, outcome: Outcome) -> Json:
+    """What the SQL user gets for a row.
+
+    Where the task failed, the run itself may still have been started, or have ended well: by an earlier try,
+    or with an output too large for the task's result. So the run is asked.
+    """
+    if batch.detached and ("output" in outcome or describe_execution(arn)):
+        return arn
+    if "output" in outcome:
+        return outcome["output"]
+    run = describe_execution(arn)
+    if run is None:
+        return {"error": outcome["error"], "cause": outcome["cause"], "execution": arn}
+    if run.is_running and outcome["error"] == "States.Timeout":
+        return {"error": outcome["error"], "cause": TOO_LONG, "execution": arn}
+    if run.is_running:
+        raise RunUnfinished(f"{arn} is still running")
+    if run.status == "SUCCEEDED":
+        return run.output
+    return {"error": run.error, "cause": run.cause, "execution": arn}

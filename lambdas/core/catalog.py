@@ -1,0 +1,238 @@
+"""What SQL can call: remote functions, read from their source without running it, and workflows.
+
+`initiate` must know a function's signature to answer 404 and 400, and must not import what the function
+imports (a model, pandas): that would be its own cold start. So the signature is read with `ast`. The price is
+that the decorator's arguments are literals, which the error below says.
+"""
+
+import ast
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+LAMBDAS_DIR = Path(__file__).parent.parent
+FUNCTIONS_DIR = LAMBDAS_DIR / "functions"
+
+# A type hint and the Snowflake type that crosses the wire as it.
+# https://docs.snowflake.com/en/sql-reference/external-functions-data-format
+SNOWFLAKE_TYPES = {
+    "str": "VARCHAR",
+    "int": "NUMBER(38, 0)",
+    "float": "FLOAT",
+    "Decimal": "NUMBER(38, 10)",
+    "bool": "BOOLEAN",
+    "date": "DATE",
+    "time": "TIME",
+    "datetime": "TIMESTAMP_NTZ",
+    "bytes": "BINARY",
+    "dict": "OBJECT",
+    "list": "ARRAY",
+    "Any": "VARIANT",
+}
+
+# Snowflake sends up to about 4,096 rows in a POST: by default a batch is one chunk, the fewest transitions.
+DEFAULT_CHUNK_ROWS = 4096
+
+OnError = Literal["fail", "null", "object"]
+
+# The arguments of @remote_function, and their types.
+OPTIONS = {
+    "vectorised": bool,
+    "chunk_rows": int,
+    "concurrency": int,
+    "on_error": str,
+    "diagnostic": bool,
+    "sql_names": tuple,
+}
+
+SQL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
+
+
+class CatalogError(Exception):
+    """A file in `functions/` that is not one remote function; the message names the file and the line."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a remote function; `type` is a key of SNOWFLAKE_TYPES."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A remote function as SQL sees it, and how its rows are to be run.
+
+    `variadic`: takes any number of further arguments of the last parameter's type (`*args`); that parameter
+    is the last of `parameters`. `sql_names`: the names it is declared under in Snowflake.
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    variadic: bool
+    returns: str
+    vectorised: bool = False
+    chunk_rows: int = DEFAULT_CHUNK_ROWS
+    concurrency: int = 1
+    on_error: OnError = "fail"
+    diagnostic: bool = False
+    sql_names: tuple[str, ...] = ()
+    doc: str = ""
+
+    def accepts(self, count: int) -> bool:
+        """Whether a row may carry `count` arguments."""
+        return count >= len(self.parameters) - 1 if self.variadic else count == len(self.parameters)
+
+    def __str__(self) -> str:
+        """As SQL declares it: `sentiment(text VARCHAR) -> VARIANT`."""
+        arguments = [f"{p.name} {SNOWFLAKE_TYPES[p.type]}" for p in self.parameters]
+        if self.variadic:
+            arguments[-1] += " ..."
+        return f"{self.name}({', '.join(arguments)}) -> {SNOWFLAKE_TYPES[self.returns]}"
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A state machine that SQL can start. `schema`: the JSON Schema of a run's input.
+
+    `run_id`: the property of the input by which a run finds the checkpoints of an earlier one.
+    """
+
+    name: str
+    doc: str
+    schema: dict[str, Any]
+    run_id: str
+
+
+def read_workflows(folder: Path = LAMBDAS_DIR) -> dict[str, Workflow]:
+    """All workflows, by name, sorted: a folder with an input.json, the JSON Schema of its input."""
+    schemas = {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("*/input.json"))
+    }
+    return {
+        name: Workflow(name, schema.get("description", ""), schema, schema.get("x-run-id", "run_id"))
+        for name, schema in schemas.items()
+    }
+
+
+def read_catalog(folder: Path = FUNCTIONS_DIR, *, diagnostics: bool | None = None) -> dict[str, Signature]:
+    """All remote functions of `folder`, by name, sorted.
+
+    `diagnostics` says whether the diagnostic ones (`echo`, ...) are among them; left out, the environment's
+    DIAGNOSTICS setting says so. Raises CatalogError.
+    """
+    if diagnostics is None:
+        diagnostics = os.environ.get("DIAGNOSTICS") == "true"
+    found = (_read(path, path.stat().st_mtime_ns) for path in sorted(folder.glob("[!_]*.py")))
+    return {signature.name: signature for signature in found if diagnostics or not signature.diagnostic}
+
+
+@lru_cache(maxsize=256)
+def _read(path: Path, _changed: int) -> Signature:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except SyntaxError as error:
+        raise CatalogError(f"{path}:{error.lineno}: this is not Python: {error.msg}") from error
+    functions = [
+        (node, decorator)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        for decorator in node.decorator_list
+        if _decorator_name(decorator) == "remote_function"
+    ]
+    if len(functions) != 1 or functions[0][0].name != path.stem:
+        raise CatalogError(
+            f"{path}: expected exactly one function decorated with @remote_function, named {path.stem!r} "
+            f"like its file; found {[node.name for node, _ in functions] or 'none'}"
+        )
+    node, decorator = functions[0]
+    options = _options(path, decorator)
+    if problem := _problem(options):
+        raise CatalogError(f"{path}:{decorator.lineno}: {problem}")
+    vectorised = bool(options.get("vectorised", False))
+    arguments = node.args
+    if arguments.kwonlyargs or arguments.kwarg or arguments.defaults:
+        raise CatalogError(
+            f"{path}:{node.lineno}: SQL passes arguments by position and all of them: "
+            "no keyword arguments, no defaults"
+        )
+    plain = [*arguments.posonlyargs, *arguments.args]
+    all_arguments = [*plain, arguments.vararg] if arguments.vararg else plain
+    if vectorised and not all_arguments:
+        raise CatalogError(
+            f"{path}:{node.lineno}: a vectorised function needs a parameter to count its rows by"
+        )
+    return Signature(
+        name=path.stem,
+        parameters=tuple(Parameter(a.arg, _hint(path, a.annotation, a, vectorised)) for a in all_arguments),
+        variadic=arguments.vararg is not None,
+        returns=_hint(path, node.returns, node, vectorised),
+        doc=(ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " "),
+        **{"sql_names": (path.stem,), **options},
+    )
+
+
+def _problem(options: dict[str, Any]) -> str | None:
+    """What is wrong with the decorator's arguments."""
+    for name, value in options.items():
+        if name not in OPTIONS:
+            return f"@remote_function has no argument {name}; it has {', '.join(OPTIONS)}"
+        if type(value) is not OPTIONS[name]:
+            return f"{name} must be a literal of type {OPTIONS[name].__name__}"
+    if min(options.get("chunk_rows", 1), options.get("concurrency", 1)) < 1:
+        return "chunk_rows and concurrency are at least 1"
+    if (policy := options.get("on_error", "fail")) not in get_args(OnError):
+        return f"on_error is {policy!r}; it must be one of {', '.join(get_args(OnError))}"
+    if options.get("vectorised") and options.get("concurrency", 1) > 1:
+        return "a vectorised function gets all rows in one call: concurrency is its own affair"
+    names = options.get("sql_names", ("_",))
+    if not names or not all(isinstance(name, str) and SQL_NAME.fullmatch(name) for name in names):
+        return "sql_names must be names that SQL takes unquoted: letters, digits and _"
+    return None
+
+
+def _decorator_name(decorator: ast.expr) -> str | None:
+    target = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return target.id if isinstance(target, ast.Name) else None
+
+
+def _options(path: Path, decorator: ast.expr) -> dict[str, Any]:
+    if not isinstance(decorator, ast.Call):
+        return {}
+    options = {}
+    for keyword in decorator.keywords:
+        try:
+            options[str(keyword.arg)] = ast.literal_eval(keyword.value)
+        except ValueError:
+            raise CatalogError(
+                f"{path}:{keyword.value.lineno}: @remote_function({keyword.arg}=...) must be a literal: "
+                "it is read without running the file"
+            ) from None
+    return options
+
+
+def _hint(path: Path, annotation: ast.expr | None, node: ast.arg | ast.FunctionDef, vectorised: bool) -> str:
+    where = f"{path}:{node.lineno}: {node.arg if isinstance(node, ast.arg) else 'return'}"
+    if vectorised:
+        if not (isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "list"):
+            raise CatalogError(
+                f"{where}: a vectorised function takes and returns lists: list[str], list[Any], ..."
+            )
+        annotation = annotation.slice
+    # `str | None` is `str`: every SQL value may be null. `dict[str, Any]` is `dict`.
+    if isinstance(annotation, ast.BinOp) and ast.unparse(annotation.right) == "None":
+        annotation = annotation.left
+    if isinstance(annotation, ast.Subscript):
+        annotation = annotation.value
+    name = ast.unparse(annotation).rsplit(".", 1)[-1] if annotation else "nothing"
+    if name not in SNOWFLAKE_TYPES:
+        raise CatalogError(
+            f"{where}: the type hint is {name}; it must be one of {', '.join(SNOWFLAKE_TYPES)}"
+        )
+    return name

@@ -1,0 +1,87 @@
+"""What each finished step of a run returned, so that a resumed run replays it and does not compute it again.
+
+The record is in DynamoDB, the body in S3 at runs/{run id}/{step}/{sha256}.json. The body is written first and
+under its own hash, the record last and once: a crash in between leaves no record, and of two workers that
+finish the same step the first one counts.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+
+from botocore.exceptions import ClientError
+
+from core.clients import s3
+from core.errors import is_missing
+from core.exact_json import Json, dump_json, parse_json
+from core.settings import settings
+from core.table import expires_at, table
+
+RUN_ID = re.compile(r"[0-9A-Za-z_.-]{1,128}")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used: a bad run id, or a body that is gone or is not what was recorded."""
+
+
+def load_checkpoint(run_id: str, step: str) -> tuple[bool, Json]:
+    """(True, what the step returned), or (False, None) where it has not finished. Raises CheckpointError."""
+    answer = table().get_item(Key=_key(run_id, step), ConsistentRead=True)
+    item = answer.get("Item")
+    if item is None:
+        return False, None
+    key, digest = str(item["s3_key"]), str(item["sha256"])
+    try:
+        body = s3().get_object(Bucket=settings().bucket, Key=key)["Body"].read()
+    except ClientError as error:
+        if is_missing(error):
+            raise CheckpointError(f"the checkpoint of step {step} of run {run_id} is gone: {key}") from None
+        raise
+    if hashlib.sha256(body).hexdigest() != digest:
+        raise CheckpointError(f"the checkpoint of step {step} of run {run_id} was changed: {key}")
+    return True, parse_json(body.decode("utf-8"))
+
+
+def save_checkpoint(run_id: str, step: str, value: Json) -> Json:
+    """Records what a step returned, and returns what counts: the value, or that of who finished before."""
+    body = dump_json(value).encode("utf-8")
+    digest = hashlib.sha256(body).hexdigest()
+    key = f"runs/{run_id}/{step}/{digest}.json"
+    record = _key(run_id, step)
+    s3().put_object(Bucket=settings().bucket, Key=key, Body=body, ContentType="application/json")
+    try:
+        table().put_item(
+            Item={**record, "s3_key": key, "sha256": digest, "bytes": len(body), "expires_at": expires_at()},
+            ConditionExpression="attribute_not_exists(pk)",
+        )
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+            raise
+        return load_checkpoint(run_id, step)[1]
+    return value
+
+
+def run_step(run_id: str, step: str, compute: Callable[[], Json]) -> Json:
+    """What the step returned when it finished earlier in this run; else what it computes now, recorded.
+
+    Whatever `compute` stores must have keys made of its content: of two workers at the same step one counts,
+    and the other must not have changed what that one stored. Raises CheckpointError, and what `compute` does.
+    """
+    finished, value = load_checkpoint(run_id, step)
+    return value if finished else save_checkpoint(run_id, step, compute())
+
+
+def recall_step(run_id: str, step: str) -> Json:
+    """What an earlier step of the run returned. Raises CheckpointError where it has not finished."""
+    finished, value = load_checkpoint(run_id, step)
+    if not finished:
+        raise CheckpointError(
+            f"step {step} of run {run_id} has no checkpoint; start the run from its beginning"
+        )
+    return value
+
+
+def _key(run_id: str, step: str) -> dict[str, str]:
+    if not RUN_ID.fullmatch(run_id):
+        raise CheckpointError(f"a run id has 1 to 128 of the characters 0-9A-Za-z_.-; this one is {run_id!r}")
+    return {"pk": f"run#{run_id}", "sk": f"step#{step}"}

@@ -1,0 +1,88 @@
+"""JSON whose numbers keep all their digits, both ways. Pure: no AWS."""
+
+import math
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from functools import cache
+from typing import Any
+
+import simplejson
+
+Json = Any
+
+# The largest double has 309 digits before the point: a number of as many may be more than a double holds.
+DOUBLE_DIGITS = 309
+
+# What an error shows of a number.
+SHOWN_CHARS = 40
+
+# Where a text has digits, quickly: a regular expression costs 20 times as much.
+_DIGITS_TO_ZEROS = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
+
+_LONG_NUMBER = b"0" * DOUBLE_DIGITS
+
+
+def parse_json(text: str) -> Json:
+    """JSON whose numbers keep their digits: int, or Decimal. Raises ValueError, which says where.
+
+    A number beyond what a double holds is refused, for whatever reads it next would see Infinity.
+    """
+    return simplejson.loads(
+        text, parse_int=_parse_int, parse_float=_parse_decimal, parse_constant=_refuse_constant
+    )
+
+
+def dump_json(value: Json, default: Callable[[Any], Any] | None = None) -> str:
+    """Compact JSON with all digits. Raises ValueError or TypeError for what JSON cannot carry."""
+    text: str = _encoder(default).encode(value)
+    # simplejson writes Decimal("NaN") and Decimal("1E+400") as they stand; reading them again tells.
+    if any(sign in text for sign in ("NaN", "Infinity", "E+")) or _has_long_number(text):
+        parse_json(text)
+    return text
+
+
+@cache
+def _encoder(default: Callable[[Any], Any] | None) -> simplejson.JSONEncoder:
+    # One for all rows: simplejson.dumps makes a new one each time, which costs more than the encoding.
+    return simplejson.JSONEncoder(
+        separators=(",", ":"),
+        ensure_ascii=False,
+        use_decimal=True,
+        allow_nan=False,
+        namedtuple_as_object=False,
+        encoding=None,  # type: ignore[arg-type]  # bytes are for `default` to write, not text
+        default=default,
+    )
+
+
+def _parse_int(literal: str) -> int:
+    if len(literal) >= DOUBLE_DIGITS:
+        _refuse_infinity(literal)
+    return int(literal)
+
+
+def _parse_decimal(literal: str) -> Decimal:
+    try:
+        number = Decimal(literal)
+    except InvalidOperation:
+        raise ValueError(f"the exponent of the number {_shortened(literal)} is out of range") from None
+    if number.adjusted() >= DOUBLE_DIGITS - 1:
+        _refuse_infinity(literal)
+    return number
+
+
+def _has_long_number(text: str) -> bool:
+    return _LONG_NUMBER in text.encode("utf-8", "surrogatepass").translate(_DIGITS_TO_ZEROS)
+
+
+def _refuse_infinity(literal: str) -> None:
+    if math.isinf(float(literal)):
+        raise ValueError(f"the number {_shortened(literal)} would become Infinity in what reads it")
+
+
+def _shortened(literal: str) -> str:
+    return literal if len(literal) <= SHOWN_CHARS else literal[: SHOWN_CHARS - 1] + "…"
+
+
+def _refuse_constant(literal: str) -> None:
+    raise ValueError(f"{literal} is not a JSON number")

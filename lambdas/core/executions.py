@@ -1,0 +1,115 @@
+"""Step Functions executions: one for each batch, named so that a repeated request finds the first."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from botocore.exceptions import ClientError
+
+from core.clients import stepfunctions
+from core.errors import Throttled, is_transient
+from core.exact_json import dump_json
+from core.settings import settings
+
+# Input, output and state data of an execution, as UTF-8.
+# https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
+MAX_PAYLOAD_BYTES = 262_144
+
+CAUSE_CHARS = 500
+
+Status = Literal["RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED", "PENDING_REDRIVE"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What DescribeExecution says; `input` and `output` are JSON documents, `output` None until success."""
+
+    arn: str
+    status: Status
+    input: Any
+    output: Any
+    error: str
+    cause: str
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it may still succeed by itself."""
+        return self.status in ("RUNNING", "PENDING_REDRIVE")
+
+
+def execution_name(kind: str, name: str, batch_id: str) -> str:
+    """The name of a batch's execution: readable, and legal whatever the batch id holds (`:` is not).
+
+    At most 73 characters of [0-9A-Za-z_-]; 160 bits of the hash keep batches apart. `kind` is the URL's:
+    functions or workflows.
+    """
+    digest = hashlib.sha256(json.dumps([kind, name, batch_id]).encode()).hexdigest()
+    readable = re.sub("[^0-9A-Za-z_-]", "_", name)[:32]
+    return f"{readable}-{digest[:40]}"
+
+
+def execution_arn(machine: str, execution: str) -> str:
+    """The ARN of an execution of statemachines/{machine}.asl.json."""
+    return settings().state_machine_arn(machine).replace(":stateMachine:", ":execution:") + ":" + execution
+
+
+def start_execution(machine: str, execution: str, document: Any) -> bool:
+    """Starts an execution; False where one of that name exists (running with another input, or closed).
+
+    Started again with the same input while it runs, AWS answers as the first time. Raises Throttled.
+    """
+    try:
+        stepfunctions().start_execution(
+            stateMachineArn=settings().state_machine_arn(machine),
+            name=execution,
+            input=dump_json(document),
+        )
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ExecutionAlreadyExists":
+            return False
+        if is_transient(error):
+            raise Throttled("Step Functions is throttling StartExecution; try again in a moment") from error
+        raise
+    return True
+
+
+def describe_execution(arn: str) -> Execution | None:
+    """The execution, or None where there is none (or it is not visible yet). Raises Throttled."""
+    try:
+        answer = stepfunctions().describe_execution(executionArn=arn)
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ExecutionDoesNotExist":
+            return None
+        if is_transient(error):
+            raise Throttled(
+                "Step Functions is throttling DescribeExecution; try again in a moment"
+            ) from error
+        raise
+    succeeded = answer["status"] == "SUCCEEDED"
+    return Execution(
+        arn=arn,
+        status=answer["status"],
+        input=json.loads(answer["input"]),
+        output=json.loads(answer["output"]) if succeeded and "output" in answer else None,
+        error=answer.get("error") or answer["status"],
+        cause=short_cause(answer.get("cause") or _CAUSES.get(answer["status"], "no cause was given")),
+    )
+
+
+def short_cause(cause: str) -> str:
+    """A cause for people: the message out of a Lambda's error document, without its stack trace."""
+    try:
+        document = json.loads(cause)
+    except ValueError:
+        document = None
+    if isinstance(document, dict) and "errorMessage" in document:
+        cause = str(document["errorMessage"])
+    return cause if len(cause) <= CAUSE_CHARS else cause[: CAUSE_CHARS - 1] + "…"
+
+
+_CAUSES = {
+    "TIMED_OUT": "it ran past the state machine's time limit",
+    "ABORTED": "it was stopped by an operator",
+}

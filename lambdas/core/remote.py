@@ -1,0 +1,227 @@
+"""Remote functions: one loaded, and rows run through it."""
+
+import importlib
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+from core.catalog import Parameter, Signature
+from core.errors import ArgumentError, FunctionError, ResultError, TaskError, TransientError, is_transient
+from core.exact_json import Json, dump_json
+
+# What an error keeps of its message.
+MESSAGE_CHARS = 500
+
+Row = list[Json]
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """The function of functions/{name}.py: only that file is imported. Raises FunctionError."""
+    try:
+        module = importlib.import_module(f"functions.{name}")
+    except Exception as error:
+        raise FunctionError(_short(f"{name}: {type(error).__name__}: {error}")) from error
+    function: Callable[..., Any] = getattr(module, name)
+    return function
+
+
+def run_rows(
+    signature: Signature, function: Callable[..., Any], rows: Sequence[Row], first_row: int
+) -> list[str]:
+    """Rows through a function: a JSON text for each, in order.
+
+    Raises FunctionError, ArgumentError or ResultError naming the row (where on_error is "fail"), and
+    TransientError where trying again may help. `first_row`: the number of the first row in its batch.
+    """
+    if signature.vectorised:
+        return _run_vectorised(signature, function, rows, first_row)
+    if signature.concurrency > 1 and len(rows) > 1:
+        return _run_side_by_side(signature, function, rows, first_row)
+    return [_run_row(signature, function, row, n) for n, row in enumerate(rows, first_row)]
+
+
+def _run_row(signature: Signature, function: Callable[..., Any], row: Row, number: int) -> str:
+    try:
+        value = function(*_convert(signature, row, number))
+    except Exception as error:  # noqa: BLE001 - whatever a user's function raises has a decided outcome
+        return _failure(signature, error, number)
+    return _encode(signature, value, number)
+
+
+def _run_side_by_side(
+    signature: Signature, function: Callable[..., Any], rows: Sequence[Row], first_row: int
+) -> list[str]:
+    pool = ThreadPoolExecutor(min(signature.concurrency, len(rows)), thread_name_prefix=signature.name)
+    try:
+        texts = pool.map(
+            _run_row,
+            itertools.repeat(signature),
+            itertools.repeat(function),
+            rows,
+            itertools.count(first_row),
+        )
+        return list(texts)
+    finally:
+        # Where one row fails the batch, rows that have not begun need not begin.
+        pool.shutdown(cancel_futures=True)
+
+
+def _run_vectorised(
+    signature: Signature, function: Callable[..., Any], rows: Sequence[Row], first_row: int
+) -> list[str]:
+    texts = [""] * len(rows)
+    good: list[int] = []
+    columns: list[list[Any]] = []
+    for index, row in enumerate(rows):
+        try:
+            columns.append(_convert(signature, row, first_row + index))
+        except ArgumentError as error:
+            texts[index] = _failure(signature, error, first_row + index)
+        else:
+            good.append(index)
+    if not good:
+        return texts
+    try:
+        returned = function(*(list(column) for column in zip(*columns, strict=True)))
+    except Exception as error:  # noqa: BLE001 - whatever a user's function raises has a decided outcome
+        for index in good:
+            texts[index] = _failure(signature, error, None)
+        return texts
+    if not isinstance(returned, list):
+        raise ResultError(f"{signature.name} returned {type(returned).__name__}; it must return a list")
+    if len(returned) != len(good):
+        raise ResultError(f"{signature.name} got {len(good)} rows and returned {len(returned)}")
+    for index, value in zip(good, returned, strict=True):
+        become = _failure if isinstance(value, Exception) else _encode
+        texts[index] = become(signature, value, first_row + index)
+    return texts
+
+
+def _failure(signature: Signature, error: Exception, row: int | None) -> str:
+    """What a row's error becomes, by the function's policy: raised, null, or an object."""
+    if not isinstance(error, TransientError):
+        if signature.on_error == "null":
+            return "null"
+        if signature.on_error == "object":
+            return dump_json({"error": type(error).__name__, "cause": _short(str(error))})
+    if isinstance(error, TaskError) and not isinstance(error, TransientError):
+        raise error
+    where = signature.name if row is None else f"{signature.name}, row {row}"
+    message = _short(f"{where}: {type(error).__name__}: {error}")
+    raise (TransientError if is_transient(error) else FunctionError)(message) from error
+
+
+def _short(message: str) -> str:
+    # A long one would exceed what Step Functions keeps, and half of a surrogate pair what UTF-8 can say.
+    text = message.encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= MESSAGE_CHARS else text[: MESSAGE_CHARS - 1] + "…"
+
+
+def _encode(signature: Signature, value: Any, row: int) -> str:
+    try:
+        _check_hint(signature.returns, value)
+        text = dump_json(value, default=_encode_special)
+        text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        message = f"{signature.name}, row {row}: the value it returned cannot be answered: {error}"
+        return _failure(signature, ResultError(_short(message)), row)
+    return text
+
+
+def _check_hint(hint: str, value: Any) -> None:
+    if value is None or hint == "Any":
+        return
+    # bool is an int to Python, but not to SQL.
+    if not isinstance(value, _RETURNED[hint]) or isinstance(value, bool) is not (hint == "bool"):
+        raise TypeError(f"it is {type(value).__name__}, and the hint says {hint}")
+
+
+def _encode_special(value: Any) -> Any:
+    # All other types cross the wire as Snowflake casts them to a string: dates by ISO 8601, BINARY as hex.
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, bytes | bytearray):
+        return bytes(value).hex()
+    raise TypeError(f"a {type(value).__name__} has no JSON form")
+
+
+def _convert(signature: Signature, row: Row, number: int) -> list[Any]:
+    parameters = signature.parameters
+    extra = len(row) - len(parameters)
+    if extra > 0:
+        parameters += parameters[-1:] * extra
+    return [_convert_value(p, value, number) for p, value in zip(parameters, row, strict=False)]
+
+
+def _convert_value(parameter: Parameter, value: Json, row: int) -> Any:
+    if value is None or parameter.type == "Any":
+        return value
+    try:
+        return _CONVERSIONS[parameter.type](value)
+    except (TypeError, ValueError, ArithmeticError):
+        # Without the value: an error's text may reach logs, a row's data must not.
+        raise ArgumentError(
+            f"row {row}: {parameter.name} is {type(value).__name__}, which is not {parameter.type}"
+        ) from None
+
+
+def _whole(value: Json) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal) or value != int(value):
+        raise TypeError
+    return int(value)
+
+
+def _float(value: Json) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        # FLOAT has three values that JSON has no number for; Snowflake sends them as strings.
+        if value in ("NaN", "inf", "-inf"):
+            return float(value)
+        raise TypeError
+    return float(value)
+
+
+def _decimal(value: Json) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        raise TypeError
+    return Decimal(value)
+
+
+def _exactly(kind: type) -> Callable[[Json], Any]:
+    def check(value: Json) -> Any:
+        if type(value) is not kind:
+            raise TypeError
+        return value
+
+    return check
+
+
+_RETURNED: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float, Decimal),
+    "Decimal": (int, float, Decimal),
+    "bool": (bool,),
+    "date": (date,),
+    "time": (time,),
+    "datetime": (datetime,),
+    "bytes": (bytes, bytearray),
+    "dict": (dict,),
+    "list": (list, tuple),
+}
+
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "str": _exactly(str),
+    "int": _whole,
+    "float": _float,
+    "Decimal": _decimal,
+    "bool": _exactly(bool),
+    "date": date.fromisoformat,
+    "time": time.fromisoformat,
+    "datetime": datetime.fromisoformat,
+    "bytes": bytes.fromhex,
+    "dict": _exactly(dict),
+    "list": _exactly(list),
+}

@@ -1,0 +1,1 @@
+"""etl: a dataset cleaned and loaded, in steps that may be weeks apart."""

@@ -1,0 +1,126 @@
+"""Parts: gzipped JSON Lines objects in the bucket, with what each must hold.
+
+    runs/{run id}/{step}/{sha256}.jsonl.gz       what a step stores; the key is made of the content
+    loads/{dataset}/{load id}/{part's name}      what a load publishes
+
+A run's own objects are under its id, so that two runs never meet; two workers at one step store the same
+content under the same key, or other content under another.
+"""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from core.checkpoints import recall_step
+from core.clients import s3
+from core.errors import TaskError, is_missing
+from core.settings import settings
+
+# Checkpoints that are read side by side.
+THREADS = 16
+
+
+class PartError(TaskError):
+    """A part that is gone or does not hold what it must; the message names the object."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One object. `name`: its path inside a load. `sha256`: of its text.
+
+    `rows_sha256`: of its rows in any order, the sum of their SHA-256 modulo 2^256. Sums can be added.
+    """
+
+    name: str
+    key: str
+    rows: int
+    sha256: str
+    rows_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def store_part(run_id: str, step: str, name: str, lines: Iterable[bytes]) -> Part:
+    """Stores lines (without their ends) as a part of a run."""
+    rows, text = list(lines), bytearray()
+    for line in rows:
+        text += line + b"\n"
+    digest = hashlib.sha256(text).hexdigest()
+    key = f"runs/{run_id}/{step}/{digest}.jsonl.gz"
+    s3().put_object(
+        Bucket=settings().bucket,
+        Key=key,
+        Body=gzip.compress(text, compresslevel=6, mtime=0),
+        ContentType="application/gzip",
+    )
+    return Part(name, key, len(rows), digest, add_digests(map(line_digest, rows)))
+
+
+def load_part(part: Part) -> Iterator[bytes]:
+    """The lines of a part, without their ends, while it is read. Raises PartError, by its end."""
+    digest = hashlib.sha256()
+    rows = 0
+    try:
+        body = s3().get_object(Bucket=settings().bucket, Key=part.key)["Body"]
+        for line in gzip.GzipFile(fileobj=body):
+            digest.update(line)
+            rows += 1
+            yield line.removesuffix(b"\n")
+    except ClientError as error:
+        if is_missing(error):
+            raise PartError(f"{part.key} is gone") from None
+        raise
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise PartError(f"{part.key} is not gzip any more: {error}") from None
+    if rows != part.rows:
+        raise PartError(f"{part.key} has {rows} rows, and {part.rows} were written")
+    if digest.hexdigest() != part.sha256:
+        raise PartError(f"{part.key} was changed: its SHA-256 is not what was written")
+
+
+def publish_part(part: Part, key: str) -> Part:
+    """Copies a run's part to `key`, inside S3."""
+    bucket = settings().bucket
+    try:
+        s3().copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": bucket, "Key": part.key})
+    except ClientError as error:
+        if is_missing(error):
+            raise PartError(f"{part.key} is gone") from None
+        raise
+    return replace(part, key=key)
+
+
+def transform_step(batch: int) -> str:
+    """The name of the checkpoint of a transformed batch: {"data": [part, ...], "rejects": [part, ...]}."""
+    return f"transform-{batch:05}"
+
+
+def recall_parts(run_id: str, batches: int) -> tuple[list[Part], list[Part]]:
+    """What `transform` made of all batches, in their order: parts with rows, and parts with rejects."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        done = list(pool.map(lambda batch: recall_step(run_id, transform_step(batch)), range(batches)))
+    data = [Part(**part) for batch in done for part in batch["data"]]
+    return data, [Part(**part) for batch in done for part in batch["rejects"]]
+
+
+def list_keys(prefix: str) -> list[str]:
+    """All keys that begin with `prefix`, in the order of their bytes."""
+    pages = s3().get_paginator("list_objects_v2").paginate(Bucket=settings().bucket, Prefix=prefix)
+    return [str(item["Key"]) for page in pages for item in page.get("Contents", [])]
+
+
+def line_digest(line: bytes) -> str:
+    """The SHA-256 of one line, in hex."""
+    return hashlib.sha256(line).hexdigest()
+
+
+def add_digests(digests: Iterable[str]) -> str:
+    """The sum of SHA-256 values modulo 2^256, in hex: the same for the same rows in any order."""
+    return f"{sum(int(digest, 16) for digest in digests) % 2**256:064x}"

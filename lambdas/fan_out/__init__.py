@@ -1,0 +1,1 @@
+"""fan_out: a list of tasks, spread over a queue of workers and joined in order."""

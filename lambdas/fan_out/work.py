@@ -1,0 +1,143 @@
+"""Tasks from the queue, each through its service, and the answers to the machine that waits for them.
+
+The record comes first, the answer second: an answer that does not get through is sent again by the next
+delivery, from the record, without running the service again.
+"""
+
+import time
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import ClientError
+
+from core.clients import sqs, task_callbacks
+from core.errors import TaskError, is_transient
+from core.exact_json import parse_json
+from core.services import run_service
+from core.settings import setting
+from fan_out import tasks
+from fan_out.tasks import Record, Task, TaskBusy
+
+logger = Logger()
+processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+
+# Between tries of a task, doubled with each delivery.
+FIRST_DELAY_SECONDS = 1
+LONGEST_DELAY_SECONDS = 60
+
+# The machine no longer waits for this answer: it was answered, its time ran out, or its run was stopped.
+# https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html
+NOT_WAITED_FOR = ("TaskDoesNotExist", "TaskTimedOut", "InvalidToken")
+
+
+def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
+    """Reports the messages that have to come again; all others are done with.
+
+    Tasks that ended a worker before come last: they may do so again, and must not take others along.
+    """
+    messages = {"Records": sorted(event["Records"], key=last_death)}
+    return process_partial_response(messages, work, processor, context)
+
+
+def last_death(message: dict[str, Any]) -> int:
+    """When the task last ended a worker, in epoch seconds; 0 if it never did."""
+    if int(message["attributes"]["ApproximateReceiveCount"]) == 1:
+        return 0
+    try:
+        task, _ = read(message["body"])
+    except (ValueError, TypeError, KeyError):
+        return 0  # no task of ours; it goes to the dead-letter queue
+    record = tasks.load_record(task)
+    return record.lease_until if record and record.has_died else 0
+
+
+def read(body: str) -> tuple[Task, str]:
+    """The task that a message names, and the token of whoever waits for it."""
+    message = parse_json(body)
+    token: str = message.pop("token")
+    return Task(**message), token
+
+
+def work(record: SQSRecord, lambda_context: LambdaContext) -> None:
+    """One message. Raises what makes it come again."""
+    task, token = read(record.body)
+    receive_count = int(record.attributes.approximate_receive_count)
+    logger.append_keys(run_id=task.run_id, task=task.number)
+    try:
+        outcome = settle(
+            task,
+            lease_until=int(time.time()) + lambda_context.get_remaining_time_in_millis() // 1000 + 1,
+            last=receive_count >= int(setting("TASK_MAX_RECEIVES")),
+        )
+        answer(token, task, outcome)
+        if outcome.status == "failed":
+            bury(record, outcome)
+    except Exception as error:
+        delay = delay_seconds(error, receive_count)
+        logger.warning("comes again", extra={"error": error_name(error), "delay": delay})
+        sqs().change_message_visibility(
+            QueueUrl=setting("TASK_QUEUE_URL"), ReceiptHandle=record.receipt_handle, VisibilityTimeout=delay
+        )
+        raise
+
+
+def settle(task: Task, *, lease_until: int, last: bool) -> Record:
+    """Runs the task, unless it is done or failed already; returns its record, which is one of the two.
+
+    `lease_until`: when this invocation cannot be running any more. Raises TaskBusy, and what went wrong where
+    another delivery is to try again: all but the final errors of core.errors, until the `last` one.
+    """
+    mine = tasks.claim(task, lease_until, last=last)
+    if mine.is_settled(task.round):
+        return mine
+    try:
+        return tasks.finish(task, mine, run_service(task.service, tasks.load_document(task)))
+    except TaskBusy:
+        raise
+    except Exception as error:
+        is_final = isinstance(error, TaskError) and not is_transient(error)
+        if not is_final and not last:
+            tasks.release(task, mine)
+            raise
+        return tasks.fail(task, mine, type(error).__name__, str(error))
+
+
+def bury(record: SQSRecord, outcome: Record) -> None:
+    """Puts a task that failed for good into the dead-letter queue, with the reason beside it."""
+    attributes = {"error": outcome.error, "cause": outcome.cause or "none was given"}
+    sqs().send_message(
+        QueueUrl=setting("TASK_DEAD_LETTER_QUEUE_URL"),
+        MessageBody=record.body,
+        MessageAttributes={
+            name: {"DataType": "String", "StringValue": text} for name, text in attributes.items()
+        },
+    )
+
+
+def answer(token: str, task: Task, outcome: Record) -> None:
+    """Tells the machine how the task ended; results do not pass through it, as thousands would not fit."""
+    try:
+        if outcome.status == "done":
+            task_callbacks().send_task_success(taskToken=token, output="{}")
+        else:
+            task_callbacks().send_task_failure(taskToken=token, error=outcome.error, cause=outcome.cause)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in NOT_WAITED_FOR:
+            raise
+        logger.info("nobody waits for the answer")
+
+
+def error_name(error: Exception) -> str:
+    """What the log shows of an error: no message, which may quote a document."""
+    return error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+
+
+def delay_seconds(error: Exception, receive_count: int) -> int:
+    """How long a message stays hidden after it failed: until the owner's lease ends, or a growing pause."""
+    if isinstance(error, TaskBusy):
+        return error.seconds + 1
+    return int(min(FIRST_DELAY_SECONDS * 2 ** (receive_count - 1), LONGEST_DELAY_SECONDS))

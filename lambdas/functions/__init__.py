@@ -1,0 +1,1 @@
+"""Remote functions: one file for each, called from SQL."""

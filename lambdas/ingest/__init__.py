@@ -1,0 +1,1 @@
+"""ingest: each content of an object that lands in S3, exactly once."""

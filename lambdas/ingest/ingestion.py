@@ -1,0 +1,247 @@
+"""What happens to an object that landed below `ingest/`: what is known of it, its rows through a function.
+
+    ingest/{function}/{name}                      the object; its second segment names the remote function
+    ingested/{function}/{name}/{content}.jsonl    a line for each row: {"row": its columns, "result": value}
+
+The output's key holds the content (etag and version), so that it always belongs to what was ingested, however
+often the object is replaced; it is written whole and once. Where the rows are more than one chunk, finished
+chunks are checkpoints of the content too: another run on the same content goes on where this one ended.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, TypedDict
+
+from botocore.exceptions import ClientError
+
+from core.catalog import Signature, read_catalog
+from core.checkpoints import load_checkpoint, save_checkpoint
+from core.clients import s3
+from core.errors import TaskError, is_missing
+from core.exact_json import dump_json
+from core.objects import put_once
+from core.records import Row
+from core.remote import load_function, run_rows
+from core.settings import settings
+from ingest.file_rows import Format, RowError, decode, find_format, read_arguments, read_rows
+from ingest.landed_objects import PREFIX, Content, Object, ObjectError, read_content
+
+OUTPUT_PREFIX = "ingested/"
+
+# What one Lambda reads, unpacks and answers in its memory: of short rows, an output six times as large.
+MAX_OBJECT_BYTES = 32 * 1024 * 1024
+
+# Each call of the Lambda reads the chunks that earlier ones finished, in some 20 ms each.
+MAX_CHUNKS = 1000
+
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+MAX_KEY_BYTES = 1024
+
+# Left over for joining the chunks and writing the output.
+WRITE_SECONDS = 20
+
+# How core.remote begins an error of one row.
+_ROW_NUMBER = re.compile(r"^((?:\w+, )?)row (\d+):")
+
+
+class Result(TypedDict):
+    """What a run records of an object, and answers.
+
+    `outcome`: processed; recorded (it has no rows, or its key names no function); gone (it was deleted or
+    replaced meanwhile). `output`: a key of the bucket.
+    """
+
+    outcome: str
+    bucket: str
+    key: str
+    etag: str
+    version_id: str | None
+    content_type: str
+    bytes: int
+    function: str | None
+    rows: int | None
+    output: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """An object's text as rows for a function."""
+
+    text: str
+    form: Format
+    signature: Signature
+
+
+def ingest(found: Object, seconds_left: Callable[[], float]) -> Result | None:
+    """Takes the object's rows through its function; None where time ran out between two chunks.
+
+    Each call finishes one more chunk at least. Raises ObjectError, RowError and what `run_rows` raises.
+    """
+    content = Content(**found["content"])
+    name, form = function_name(content.key), find_format(found["content_type"], content.key)
+    if name is None or form is None:
+        return _result(found, "recorded")
+    signature = find_signature(name)
+    output = output_key(content)
+    rows = _rows_written(output)
+    if rows is None:
+        text = _load_text(found)
+        if text is None:
+            return _result(found, "gone")
+        table = Table(text, form, signature)
+        rows = check_rows(table)
+        parts = _run_chunks(content, table, rows, seconds_left)
+        if parts is None:
+            return None
+        # An earlier owner, late or dead since, may have been there first; what is there stays.
+        body = b"".join(part.encode("utf-8") for part in parts)
+        put_once(output, body, ContentType="application/jsonl", Metadata={"rows": str(rows)})
+    return _result(found, "processed", signature.name, rows, output)
+
+
+def function_name(key: str) -> str | None:
+    """The remote function that a key names: its second segment, where something follows that."""
+    name, slash, rest = key.removeprefix(PREFIX).partition("/")
+    return name if slash and rest and name else None
+
+
+def find_signature(name: str) -> Signature:
+    """The function's signature. Raises ObjectError where there is none that takes named columns."""
+    catalog = read_catalog()
+    if name not in catalog:
+        known = ", ".join(catalog)
+        raise ObjectError(f"there is no function {name!r}, which the key names; there are: {known}")
+    signature = catalog[name]
+    if signature.variadic:
+        raise ObjectError(f"{signature} takes any number of arguments, which cannot be matched with columns")
+    return signature
+
+
+def output_key(content: Content) -> str:
+    """Where the output of a content goes. Raises ObjectError where that key would be too long."""
+    key = f"{OUTPUT_PREFIX}{content.key.removeprefix(PREFIX)}/{content.name}.jsonl"
+    excess = len(key.encode()) - MAX_KEY_BYTES
+    if excess > 0:
+        raise ObjectError(
+            f"the key is too long for its output to lie beside it; shorten it by {excess} bytes"
+        )
+    return key
+
+
+def check_rows(table: Table) -> int:
+    """The number of rows. Reads each of them, so that bad input fails before anything is done.
+
+    Raises RowError, also where no row has a column that the function takes.
+    """
+    count = 0
+    columns: dict[str, None] = {}
+    for row in read_rows(table.text, table.form):
+        count += 1
+        columns.update(dict.fromkeys(row.values))
+        read_arguments(table.signature, table.form, row)
+    missing = [p.name for p in table.signature.parameters if p.name not in columns]
+    if count and missing:
+        known = ", ".join(columns)
+        raise RowError(
+            f"no row has the column {missing[0]!r}, which {table.signature} takes; there are: {known}"
+        )
+    return count
+
+
+def _load_text(found: Object) -> str | None:
+    """The object's text, of exactly this content; None where it is gone."""
+    if found["bytes"] > MAX_OBJECT_BYTES:
+        raise ObjectError(
+            f"the object has {found['bytes']:,} bytes and at most {MAX_OBJECT_BYTES:,} are ingested; split it"
+        )
+    body = read_content(Content(**found["content"]))
+    return None if body is None else decode(body, MAX_OBJECT_BYTES)
+
+
+def _run_chunks(
+    content: Content, table: Table, count: int, seconds_left: Callable[[], float]
+) -> list[str] | None:
+    """The output, a part for each chunk; None where the next chunk may not fit into the time that is left."""
+    run_chunk = partial(_run_chunk, table, load_function(table.signature.name))
+    rows = read_rows(table.text, table.form)
+    size = table.signature.chunk_rows
+    if count <= size:
+        return [run_chunk(list(rows))]
+    if count > size * MAX_CHUNKS:
+        raise ObjectError(
+            f"the object has {count:,} rows, and {table.signature.name} takes at most {size * MAX_CHUNKS:,} "
+            f"of one object ({MAX_CHUNKS:,} chunks); split it"
+        )
+    run_id = checkpoints_id(content)
+    parts: list[str] = []
+    longest: float | None = None
+    for first in range(0, count, size):
+        chunk = list(islice(rows, size))
+        step = f"rows-{first}-{size}"
+        finished, part = load_checkpoint(run_id, step)
+        if not finished:
+            if longest is not None and seconds_left() < 2 * longest + WRITE_SECONDS:
+                return None
+            began = time.monotonic()
+            part = save_checkpoint(run_id, step, run_chunk(chunk))
+            longest = max(longest or 0, time.monotonic() - began)
+        parts.append(part)
+    return parts
+
+
+def _run_chunk(table: Table, function: Callable[..., Any], rows: Sequence[Row]) -> str:
+    arguments = [read_arguments(table.signature, table.form, row) for row in rows]
+    try:
+        values = run_rows(table.signature, function, arguments, 0)
+    except TaskError as error:
+        # To whoever uploaded a file, a line says where; to run_rows, the number in the chunk.
+        error.args = (_ROW_NUMBER.sub(lambda m: f"{m[1]}line {rows[int(m[2])].line}:", str(error)),)
+        raise
+    return "".join(
+        f'{{"row":{dump_json(row.values)},"result":{value}}}\n'
+        for row, value in zip(rows, values, strict=True)
+    )
+
+
+def checkpoints_id(content: Content) -> str:
+    """The run id of a content's checkpoints; a hash, since a key may hold any character."""
+    identity = json.dumps([content.bucket, content.key, content.name])
+    return "ingest-" + hashlib.sha256(identity.encode()).hexdigest()[:40]
+
+
+def _rows_written(output: str) -> int | None:
+    try:
+        head = s3().head_object(Bucket=settings().bucket, Key=output)
+    except ClientError as error:
+        if is_missing(error):
+            return None
+        raise
+    return int(head["Metadata"]["rows"])
+
+
+def _result(
+    found: Object,
+    outcome: str,
+    function: str | None = None,
+    rows: int | None = None,
+    output: str | None = None,
+) -> Result:
+    content = found["content"]
+    return Result(
+        outcome=outcome,
+        bucket=content["bucket"],
+        key=content["key"],
+        etag=content["etag"],
+        version_id=content["version_id"],
+        content_type=found["content_type"],
+        bytes=found["bytes"],
+        function=function,
+        rows=rows,
+        output=output,
+    )

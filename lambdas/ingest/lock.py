@@ -1,0 +1,63 @@
+"""The lock on an object that landed: what it holds now, and whether this run may work on it."""
+
+from typing import Any, TypedDict
+
+from aws_lambda_powertools import Logger
+
+from core.errors import named_for_retry
+from core.settings import settings
+from ingest.landed_objects import Content, ObjectError, find_object
+from ingest.locks import Lock, acquire
+
+logger = Logger()
+
+
+class Event(TypedDict):
+    """What the ingest machine sends. `input`: the run's, which has the form of S3's `detail.object`."""
+
+    input: dict[str, Any]
+    owner: str
+    run_id: str
+
+
+def handler(event: Event, context: Any) -> dict[str, Any]:
+    """Takes the lock on the object's present content, unless another run has it or is done with it.
+
+    Returns {"outcome": "locked", "object": ...}, or the run's output where there is nothing to do for it:
+    `outcome` is gone, held or skipped, and `message` says more. Raises ObjectError.
+    """
+    logger.append_keys(owner=event["owner"])
+    document = event["input"]
+    with named_for_retry():
+        key = document.get("key")
+        if not key:
+            raise ObjectError('the input has no "key", which names the object: {"key": "ingest/..."}')
+        found = find_object(key, document.get("etag"), document.get("version-id"))
+        if found is None:
+            answer = describe_gone(key)
+        else:
+            content = Content(**found["content"])
+            lock = acquire(content, event["owner"], event["run_id"])
+            mine = lock.owner == event["owner"] and lock.result is None
+            answer = {"outcome": "locked", "object": found} if mine else describe(lock, content)
+    logger.info("lock", extra={"outcome": answer["outcome"]})
+    return answer
+
+
+def describe_gone(key: str) -> dict[str, Any]:
+    """The output of a run that came too late for its object."""
+    where = f"s3://{settings().bucket}/{key}"
+    message = f"{where} was deleted or replaced before it was read; what replaced it has a run of its own"
+    return {"outcome": "gone", "key": key, "message": message}
+
+
+def describe(lock: Lock, content: Content) -> dict[str, Any]:
+    """The output of a run that found the lock with another."""
+    if lock.result is not None:
+        message = f"this content was ingested before, by run {lock.owner}"
+        return {**lock.result, "outcome": "skipped", "message": message}
+    message = (
+        f"run {lock.owner} is at work on this content; if it has died, resume it, "
+        f"or start again when its lease has ended at {lock.lease_end}"
+    )
+    return {"outcome": "held", "key": content.key, "etag": content.etag, "message": message}

@@ -1,0 +1,1 @@
+"""pipeline: a document through one service after another, entered at any of them."""

@@ -1,0 +1,47 @@
+"""Tells the pipeline's topic that a run failed, timed out or was stopped.
+
+From the event that Step Functions sends, and not from a state of the machine: a Catch would have to end in a
+Fail state, where a redrive would start; and no state sees a time-out or a stop.
+"""
+
+import json
+from typing import Any
+
+from aws_lambda_powertools import Logger
+
+from core.clients import sns
+from core.executions import describe_execution, short_cause
+from core.settings import setting
+
+logger = Logger()
+
+
+def handler(event: dict[str, Any], context: Any) -> None:
+    """Publishes the end of the run in a "Step Functions Execution Status Change" event."""
+    detail = event["detail"]
+    message = {
+        "status": detail["status"],
+        "request_id": find_request_id(detail),
+        "execution": detail["executionArn"],
+        "error": detail.get("error") or detail["status"],
+        "cause": short_cause(detail.get("cause") or ""),
+    }
+    sns().publish(
+        TopicArn=setting("PIPELINE_TOPIC"),
+        Message=json.dumps(message),
+        MessageAttributes={"status": {"DataType": "String", "StringValue": detail["status"]}},
+    )
+    logger.info("notified", extra={"execution": detail["name"], "status": detail["status"]})
+
+
+def find_request_id(detail: dict[str, Any]) -> str:
+    """The request id that the run's input names, else the execution's name, as preprocess issues it."""
+    if detail.get("input"):
+        document = json.loads(detail["input"])
+    else:
+        # Left out of the event where it is large.
+        # https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html
+        execution = describe_execution(detail["executionArn"])
+        document = execution.input if execution else None
+    given = document.get("request_id") if isinstance(document, dict) else None
+    return given if isinstance(given, str) else str(detail["name"])

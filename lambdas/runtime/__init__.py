@@ -1,1 +1,0 @@
-"""What the Lambda handlers share: the wire format, the catalog, batches, executions, settings and errors."""

@@ -1,0 +1,1 @@
+"""Services: one step of a workflow in each file."""

@@ -1,0 +1,41 @@
+"""What the author of a remote function or of a service imports: this, and no more, is kept stable."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from core.catalog import DEFAULT_CHUNK_ROWS, OnError
+from core.errors import TransientError
+
+__all__ = ["TransientError", "remote_function"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def remote_function(
+    *,
+    vectorised: bool = False,
+    chunk_rows: int = DEFAULT_CHUNK_ROWS,
+    concurrency: int = 1,
+    on_error: OnError = "fail",
+    diagnostic: bool = False,
+    sql_names: tuple[str, ...] | None = None,
+) -> Callable[[Function], Function]:
+    """Makes the function of a file in `functions/` callable from SQL. The function itself stays as it is.
+
+    Its type hints are its SQL signature (core.catalog.SNOWFLAKE_TYPES); all arguments must be literals,
+    as `core.catalog` reads and checks them without running the file.
+
+    vectorised:  it takes one list for each parameter and returns a list, an item for each row; an item that
+                 is an exception is that row's error. Otherwise it is called once for each row.
+    chunk_rows:  rows that one `process` call handles; what is finished is not repeated by a retry.
+    concurrency: rows that wait side by side, in threads; for functions that call another service.
+    on_error:    what an error in a row does: "fail" the batch, answer "null", or answer an "object"
+                 {"error": type, "cause": message}. A TransientError is tried again, whatever this says.
+    diagnostic:  deployed only where the template's Diagnostics parameter is true.
+    sql_names:   the names it has in SQL, if not only its own.
+    """
+
+    def mark(function: Function) -> Function:
+        return function
+
+    return mark

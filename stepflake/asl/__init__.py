@@ -1,0 +1,1 @@
+"""Lint of state machine definitions and of the template."""

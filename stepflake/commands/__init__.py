@@ -1,0 +1,1 @@
+"""The commands of `stepflake`: one file for each, imported when it runs."""

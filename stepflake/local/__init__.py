@@ -1,0 +1,1 @@
+"""The stack on this machine: the embedded engine, build and deployment."""

@@ -1,0 +1,1 @@
+"""Snowflake's side of the wire: its SQL, its client, its DDL."""

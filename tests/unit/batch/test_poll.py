@@ -1,0 +1,191 @@
+"""GET: the result first, then the execution; repeatable, and never an error while there is hope."""
+
+import base64
+import gzip
+import json
+from typing import Any
+
+import pytest
+
+from batch import initiate, poll
+from core.executions import execution_name, short_cause
+from tests.unit.fake_aws import FakeAws, event, post, run_batch
+
+
+def get(name: str = "echo", **options: Any) -> tuple[int, Any]:
+    """The status and the parsed body of a GET's answer."""
+    answer = poll.handler(event(name, **options), None)
+    body = answer["body"]
+    if answer["isBase64Encoded"]:
+        body = gzip.decompress(base64.b64decode(body)).decode()
+    return answer["statusCode"], json.loads(body)
+
+
+def start(aws: FakeAws, name: str = "echo", *, run: bool = False) -> None:
+    """POSTs a batch, which runs at once or waits for `aws.finish()`."""
+    aws.step_functions.work = run_batch if run else None
+    initiate.handler(post(name, [["a"]]), None)
+    aws.s3.faults.calls.clear()
+    aws.step_functions.faults.calls.clear()
+
+
+def test_a_result_costs_one_read_and_no_describe(aws: FakeAws) -> None:
+    start(aws, run=True)
+    assert get() == (200, {"data": [[0, ["a"]]]})
+    assert aws.s3.faults.calls == ["get_object"]
+    assert aws.step_functions.faults.calls == []
+
+
+def test_the_same_get_gives_the_same_bytes(aws: FakeAws) -> None:
+    start(aws, run=True)
+    first = poll.handler(event("echo"), None)
+    assert [poll.handler(event("echo"), None) for _ in range(3)] == [first] * 3
+
+
+def test_it_is_what_the_post_answered(aws: FakeAws) -> None:
+    aws.step_functions.work = run_batch
+    assert initiate.handler(post("echo", [["é"]]), None) == poll.handler(event("echo"), None)
+
+
+def test_a_running_batch_is_waited_for_a_little(aws: FakeAws) -> None:
+    start(aws)
+    began = aws.time.now
+    status, body = get()
+    assert (status, body["status"]) == (202, "running")
+    assert aws.time.now - began == pytest.approx(5 + poll.QUIET_SECONDS)
+    assert aws.step_functions.faults.calls == ["describe_execution"]
+
+
+def test_a_result_that_comes_while_it_waits_is_answered(aws: FakeAws) -> None:
+    start(aws)
+    began = aws.time.now
+    aws.time.at(2, aws.finish)
+    assert get() == (200, {"data": [[0, ["a"]]]})
+    assert aws.time.now - began < 3
+
+
+def test_a_failure_is_told_soon_with_its_cause_and_without_a_stack_trace(aws: FakeAws) -> None:
+    start(aws, "fail", run=True)
+    began = aws.time.now
+    for _ in range(2):
+        status, body = get("fail")
+        assert status == 422
+        assert body == {
+            "error": "FunctionError",
+            "cause": "fail, row 0: RuntimeError: a",
+            "execution": execution_name("functions", "fail", event("fail")["headers"][BATCH]),
+        }
+    assert aws.time.now - began == pytest.approx(2 * poll.QUIET_SECONDS)
+
+
+BATCH = "sf-external-function-query-batch-id"
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [
+        ("TIMED_OUT", "it ran past the state machine's time limit"),
+        ("ABORTED", "it was stopped by an operator"),
+    ],
+)
+def test_an_execution_that_was_ended_says_how(aws: FakeAws, status: str, cause: str) -> None:
+    start(aws)
+    aws.execution.status = status
+    code, body = get()
+    assert (code, body["error"], body["cause"]) == (422, status, cause)
+
+
+def test_a_failed_execution_that_is_redriven_is_running_again(aws: FakeAws) -> None:
+    start(aws)
+    aws.execution.status = "PENDING_REDRIVE"
+    assert get()[0] == 202
+    aws.execution.status = "RUNNING"
+    aws.finish()
+    assert get()[0] == 200
+
+
+def test_an_unknown_batch_is_404(aws: FakeAws) -> None:
+    status, body = get(batch_id="01-nobody-sent-this")
+    assert (status, body["error"]) == (404, "UnknownBatch")
+    assert "'01-nobody-sent-this'" in body["message"]
+
+
+def test_an_unknown_function_is_404_with_those_there_are(aws: FakeAws) -> None:
+    status, body = get("ecko")
+    assert (status, body["error"]) == (404, "UnknownTarget")
+    assert "echo" in body["message"]
+
+
+def test_a_batch_of_a_function_that_has_been_removed_is_still_answered(
+    aws: FakeAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(aws, run=True)
+    monkeypatch.setenv("DIAGNOSTICS", "false")
+    assert get()[0] == 200
+
+
+@pytest.mark.parametrize("name", ["a b", "é" * 100, "../../rows", ""])
+def test_a_strange_name_is_unknown_and_no_crash(aws: FakeAws, name: str) -> None:
+    assert get(name)[0] == 404
+
+
+def test_an_execution_that_becomes_visible_a_moment_later_is_running(aws: FakeAws) -> None:
+    start(aws)
+    aws.step_functions.faults.add("describe_execution", "ExecutionDoesNotExist")
+    assert get()[0] == 202
+
+
+def test_a_result_may_be_there_before_its_execution_is_visible(aws: FakeAws) -> None:
+    start(aws)
+    aws.step_functions.faults.add("describe_execution", "ExecutionDoesNotExist", times=9)
+    aws.time.at(1, aws.finish)
+    assert get() == (200, {"data": [[0, ["a"]]]})
+
+
+def test_a_throttled_describe_is_running_and_costs_snowflake_nothing(aws: FakeAws) -> None:
+    start(aws, "fail", run=True)
+    aws.step_functions.faults.add("describe_execution", "ThrottlingException")
+    assert get("fail")[0] == 202
+    assert get("fail")[0] == 422
+
+
+def test_throttled_storage_asks_to_slow_down(aws: FakeAws) -> None:
+    start(aws, run=True)
+    aws.s3.faults.add("get_object", "SlowDown")
+    assert get()[0] == 429
+    assert get()[0] == 200
+
+
+def test_a_result_that_has_been_deleted_is_gone(aws: FakeAws) -> None:
+    start(aws, run=True)
+    aws.s3.objects.clear()
+    status, body = get()
+    assert (status, body["error"]) == (410, "ResultExpired")
+    assert "run the query again" in body["message"]
+
+
+def test_without_a_batch_id_there_is_nothing_to_poll(aws: FakeAws) -> None:
+    status, body = get(batch_id=None)
+    assert (status, body["error"]) == (400, "BadRequest")
+
+
+@pytest.mark.parametrize(
+    ("cause", "short"),
+    [
+        ("plain words", "plain words"),
+        ('{"errorMessage":"it broke","errorType":"X","stackTrace":["secret.py"]}', "it broke"),
+        ('{"errorMessage":null}', "None"),
+        ('["a"]', '["a"]'),
+        ("x" * 501, "x" * 499 + "…"),
+        ('{"errorMessage":"' + "y" * 600 + '"}', "y" * 499 + "…"),
+    ],
+)
+def test_a_cause_is_short_and_for_people(cause: str, short: str) -> None:
+    assert short_cause(cause) == short
+
+
+@pytest.mark.parametrize("ending", ["", '","errorType":"X","stackTr'])
+def test_a_cause_that_aws_cut_shows_no_stack_trace(ending: str) -> None:
+    cut = '{"errorMessage":"it broke: ' + "z" * 40_000 + ending
+    assert "stackTr" not in short_cause(cut)
+    assert len(short_cause(cut)) <= 500

@@ -1,0 +1,158 @@
+"""A chunk through its function: stored once, retried by name, finished work left alone."""
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+
+from batch import process
+from batch.store import FunctionBatch, store_rows
+from batch.wire import Rows
+from core.errors import FunctionError, ResultError, TransientError
+from core.exact_json import dump_json
+from tests.unit.conftest import Deploy
+from tests.unit.fake_aws import FakeAws
+
+COUNT = """
+    @remote_function(chunk_rows=2)
+    def count(n: int) -> int:
+        return n + 100
+"""
+ROWS = [[n] for n in range(5)]
+
+
+def batch(function: str = "count", rows: list[list[Any]] = ROWS, chunk_rows: int = 2) -> FunctionBatch:
+    text = dump_json(rows)
+    return FunctionBatch(
+        batch_id="b",
+        query_id="q",
+        digest="d" * 64,
+        row_count=len(rows),
+        chunk_rows=chunk_rows,
+        chunks=-(-len(rows) // chunk_rows),
+        function=function,
+        rows=text,
+    )
+
+
+def run(of: FunctionBatch, chunk: int = 0, *, again: bool = False) -> process.Done:
+    event = process.Event(
+        execution="e", batch=json.loads(json.dumps(of.to_input())), chunk=chunk, again=again
+    )
+    return process.handler(event, None)
+
+
+def stored(aws: FakeAws, name: str) -> str:
+    return gzip.decompress(aws.s3.objects[f"batches/e/{name}.json.gz"][0]).decode()
+
+
+def test_a_chunk_is_its_rows_with_their_numbers(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(count=COUNT)
+    assert run(batch(), 1) == {"chunk": 1, "rows": 2}
+    assert run(batch(), 2) == {"chunk": 2, "rows": 1}
+    assert stored(aws, "chunk-00001") == "[2,102],[3,103]"
+    assert stored(aws, "chunk-00002") == "[4,104]"
+
+
+def test_a_batch_of_one_chunk_is_its_result(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(count=COUNT)
+    assert run(batch(chunk_rows=5)) == {"chunk": 0, "rows": 5}
+    assert json.loads(stored(aws, "result"))["data"] == [[n, n + 100] for n in range(5)]
+    assert aws.s3.objects["batches/e/result.json.gz"][1] == {"digest": "d" * 64}
+
+
+def test_rows_in_s3_are_read_from_there(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(count=COUNT)
+    store_rows("e", Rows(ROWS, dump_json(ROWS), "d" * 64))
+    document = batch().to_input() | {"rows": None}
+    assert process.handler({"execution": "e", "batch": document, "chunk": 0, "again": False}, None)
+    assert stored(aws, "chunk-00000") == "[0,100],[1,101]"
+
+
+@pytest.mark.parametrize(("chunk_rows", "name"), [(2, "chunk-00000"), (5, "result")])
+def test_what_is_finished_is_not_repeated(aws: FakeAws, deploy: Deploy, chunk_rows: int, name: str) -> None:
+    deploy(count=COUNT)
+    done = run(batch(chunk_rows=chunk_rows))
+    before = stored(aws, name)
+    deploy(count=COUNT.replace("return n + 100", "raise SystemExit"))
+    assert run(batch(chunk_rows=chunk_rows), again=True) == done
+    assert stored(aws, name) == before
+
+
+def test_a_first_try_does_not_ask_whether_it_is_done(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(count=COUNT)
+    run(batch())
+    assert aws.s3.faults.calls == ["put_object"]
+
+
+@pytest.mark.parametrize(("chunk_rows", "name"), [(2, "chunk-00000"), (5, "result")])
+def test_of_two_workers_the_first_one_counts(
+    aws: FakeAws, deploy: Deploy, chunk_rows: int, name: str
+) -> None:
+    deploy(count=COUNT)
+    run(batch(chunk_rows=chunk_rows))
+    before = stored(aws, name)
+    deploy(count=COUNT.replace("n + 100", "n + 200"))
+    run(batch(chunk_rows=chunk_rows))
+    assert stored(aws, name) == before
+
+
+@pytest.mark.parametrize(
+    "code", ["SlowDown", "InternalError", "ServiceUnavailable", "ConditionalRequestConflict"]
+)
+def test_a_throttle_is_named_so_that_the_machine_tries_again(aws: FakeAws, deploy: Deploy, code: str) -> None:
+    deploy(count=COUNT)
+    aws.s3.faults.add("put_object", code)
+    with pytest.raises(TransientError):
+        run(batch())
+    assert run(batch(), again=True) == {"chunk": 0, "rows": 2}
+
+
+def test_a_throttled_look_for_finished_work_is_tried_again(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(count=COUNT)
+    aws.s3.faults.add("head_object", "SlowDown")
+    with pytest.raises(TransientError):
+        run(batch(), again=True)
+
+
+def test_storage_that_denies_is_not_tried_again(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(count=COUNT)
+    aws.s3.faults.add("put_object", "AccessDenied")
+    with pytest.raises(Exception, match="AccessDenied") as raised:
+        run(batch())
+    assert type(raised.value).__name__ == "ClientError"
+
+
+def test_a_function_that_raises_leaves_nothing(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(count=COUNT.replace("return n + 100", "raise KeyError(n)"))
+    with pytest.raises(FunctionError, match="count, row 2: KeyError: 2"):
+        run(batch(), 1)
+    assert not aws.s3.objects
+
+
+def test_a_function_that_has_been_removed_meanwhile_is_named(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(count=COUNT)
+    with pytest.raises(FunctionError, match="'removed' is not deployed any more"):
+        run(batch("removed"))
+
+
+def test_a_function_that_cannot_be_imported_is_named(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(count="import nobody_wrote_this\n" + COUNT.replace("\n    ", "\n"))
+    with pytest.raises(FunctionError, match="count: ModuleNotFoundError: No module named 'nobody"):
+        run(batch())
+
+
+def test_rows_that_are_gone_are_said_so(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(count=COUNT)
+    with pytest.raises(ResultError, match="the rows of e are gone"):
+        process.handler(
+            {"execution": "e", "batch": batch().to_input() | {"rows": None}, "chunk": 0, "again": False}, None
+        )
+
+
+def test_rows_that_are_not_those_of_the_batch_are_refused(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(count=COUNT)
+    document = batch().to_input() | {"row_count": 6}
+    with pytest.raises(ResultError, match="the batch has 6 rows, and 5 were stored"):
+        process.handler({"execution": "e", "batch": document, "chunk": 0, "again": False}, None)

@@ -1,0 +1,192 @@
+"""`stepflake runs`: what is asked of Step Functions, what is printed where, and the exit codes."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from core.catalog import read_workflows
+from stepflake.commands import runs as command
+from stepflake.commands.runs import runs
+from stepflake.local.stack import Stack, StackError
+from tests.unit.fake_aws import client_error
+
+MACHINES = "arn:aws:states:us-east-1:000000000000:stateMachine:stepflake"
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+class Exists(Exception):
+    pass
+
+
+class StepFunctions:
+    """Executions that end well at the second look."""
+
+    class exceptions:
+        ExecutionAlreadyExists = Exists
+
+    def __init__(self) -> None:
+        self.executions: dict[str, dict[str, Any]] = {}
+        self.looks = 0
+
+    def start_execution(self, *, stateMachineArn: str, input: str, name: str = "given") -> dict[str, Any]:
+        arn = f"{stateMachineArn.replace(':stateMachine:', ':execution:')}:{name}"
+        if arn in self.executions:
+            raise Exists
+        self.add(arn, status="RUNNING", input=input)
+        return {"executionArn": arn}
+
+    def add(self, arn: str, **fields: Any) -> None:
+        started = NOON + timedelta(milliseconds=len(self.executions))
+        self.executions[arn] = {"status": "FAILED", "input": "{}", "startDate": started, **fields}
+
+    def describe_execution(self, *, executionArn: str) -> dict[str, Any]:
+        if executionArn not in self.executions:
+            raise client_error("ExecutionDoesNotExist", "DescribeExecution")
+        found = self.executions[executionArn]
+        answer = dict(found)
+        if found["status"] == "RUNNING":
+            found |= {"status": "SUCCEEDED", "stopDate": NOON, "output": found["input"]}
+        return answer
+
+    def list_executions(self, *, stateMachineArn: str, **query: Any) -> dict[str, Any]:
+        prefix = stateMachineArn.replace(":stateMachine:", ":execution:") + ":"
+        found = [
+            {"executionArn": arn, "name": arn.removeprefix(prefix), **fields}
+            for arn, fields in self.executions.items()
+            if arn.startswith(prefix) and query.get("statusFilter", fields["status"]) == fields["status"]
+        ]
+        return {"executions": found[::-1]}
+
+    def get_execution_history(self, **_: Any) -> dict[str, Any]:
+        return {"events": [{"type": "ExecutionStarted"}]}
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> StepFunctions:
+    fake = StepFunctions()
+    stack = Stack(
+        "http://x", None, "us-east-1", "stepflake", {"BatchStateMachineArn": f"{MACHINES}-batch"}, {}
+    )
+    monkeypatch.setattr(Stack, "client", lambda _self, _name: fake)
+    monkeypatch.setattr(command, "find_stack", lambda **_: stack)
+    monkeypatch.setattr(command, "FOLLOW_SECONDS", 0)
+    return fake
+
+
+def call(*arguments: str, exit_code: int = 0, given: str | None = None) -> Result:
+    result = CliRunner(mix_stderr=False).invoke(runs, arguments, input=given, catch_exceptions=False)
+    assert result.exit_code == exit_code, result.stdout + result.stderr
+    return result
+
+
+def execution(workflow: str, name: str) -> str:
+    return f"{MACHINES.replace(':stateMachine:', ':execution:')}-{workflow}:{name}"
+
+
+def test_each_workflow_has_its_machine(service: StepFunctions) -> None:
+    stack = command.chosen_stack()
+    for workflow in read_workflows():
+        assert command.machine_arn(stack, workflow) == f"{MACHINES}-{workflow}"
+
+
+def test_a_started_run_is_followed_to_its_output(service: StepFunctions) -> None:
+    result = call("start", "etl", '{"dataset_id": "d", "batch_size": 1e1}')
+    first, _, output = result.stdout.partition("\n")
+    assert first == "etl given: SUCCEEDED"
+    assert json.loads(output) == {"dataset_id": "d", "batch_size": 10}
+
+
+@pytest.mark.parametrize("source", ["argument", "file", "standard input"])
+def test_an_input_comes_from_where_it_is(service: StepFunctions, tmp_path: Path, source: str) -> None:
+    text = '{"names": [{"name": "ü"}]}'
+    (tmp_path / "input.json").write_text(text, encoding="utf-8")
+    argument = {"argument": text, "file": f"@{tmp_path / 'input.json'}", "standard input": "-"}[source]
+    result = call("start", "fan_out", argument, "--no-wait", "--run", "mine", given=text)
+    assert result.stdout == execution("fan_out", "mine") + "\n"
+    assert json.loads(service.executions[execution("fan_out", "mine")]["input"]) == json.loads(text)
+
+
+def test_a_name_that_is_taken_starts_nothing(service: StepFunctions) -> None:
+    call("start", "etl", '{"dataset_id": "a"}', "--run", "mine")
+    result = call("start", "etl", '{"dataset_id": "a"}', "--run", "mine", exit_code=1)
+    assert "There is a run 'mine' of etl already; see: stepflake runs show mine" in result.stderr
+    assert len(service.executions) == 1
+
+
+@pytest.mark.parametrize("name", ["a b", "x" * 81, "ä", "a:b"])
+def test_a_name_that_no_run_may_have_is_a_usage_error(service: StepFunctions, name: str) -> None:
+    result = call("start", "etl", '{"dataset_id": "a"}', "--run", name, exit_code=2)
+    assert "at most 80 letters" in result.stderr
+    assert service.executions == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "The input of fan_out: "),
+        ('{"names": 3}', "The input of fan_out: at $.names: 3 is not of type 'array'"),
+        ('{"names": [{"id": 9007199254740993}]}', "at $.names[0].id: 9007199254740993 has more digits"),
+        (json.dumps({"names": [{"a": "x" * 262_144}]}), "a run takes 262,144"),
+        ("@nowhere.json", "There is no file nowhere.json"),
+    ],
+)
+def test_an_input_that_no_run_takes_starts_nothing(service: StepFunctions, text: str, said: str) -> None:
+    result = call("start", "fan_out", text, exit_code=1)
+    assert said in result.stderr
+    assert result.stdout == ""
+    assert service.executions == {}
+
+
+def test_runs_of_all_workflows_are_listed_newest_first(service: StepFunctions) -> None:
+    for number, workflow in enumerate(["etl", "pipeline", "etl", "ingest"]):
+        service.add(execution(workflow, f"n{number}"))
+    assert [run["run"] for run in json.loads(call("list", "--json").stdout)] == ["n3", "n2", "n1", "n0"]
+    (newest,) = json.loads(call("list", "etl", "--limit", "1", "--json").stdout)
+    assert newest == {
+        "workflow": "etl",
+        "run": "n2",
+        "status": "FAILED",
+        "started": "2026-11-22T12:00:00.002+00:00",
+        "handle": execution("etl", "n2"),
+    }
+
+
+def test_a_table_has_whole_names(service: StepFunctions) -> None:
+    service.add(execution("pipeline", "x" * 80))
+    assert "x" * 80 in call("list").stdout
+    assert "No runs." in call("list", "etl").stdout
+
+
+def test_a_status_is_asked_for(service: StepFunctions) -> None:
+    service.add(execution("etl", "good"), status="SUCCEEDED", output="1")
+    service.add(execution("etl", "bad"))
+    assert [run["run"] for run in json.loads(call("list", "--status", "FAILED", "--json").stdout)] == ["bad"]
+
+
+def test_only_what_runs_is_stopped(service: StepFunctions) -> None:
+    service.add(execution("etl", "bad"))
+    assert "bad is not running: FAILED" in call("stop", "bad", exit_code=1).stderr
+
+
+def test_what_ended_well_is_not_resumed(service: StepFunctions) -> None:
+    service.add(execution("etl", "good"), status="SUCCEEDED", output="1")
+    assert "nothing to resume" in call("resume", execution("etl", "good"), exit_code=1).stderr
+
+
+@pytest.mark.parametrize("name", ["show", "stop", "resume"])
+@pytest.mark.parametrize("run", ["nothing", execution("etl", "nothing"), "arn:nonsense", ""])
+def test_a_run_that_is_not_there_is_named(service: StepFunctions, name: str, run: str) -> None:
+    assert repr(run) in call(name, run, exit_code=1).stderr
+
+
+def test_a_stack_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_stack(**_: Any) -> Stack:
+        raise StackError("The local stack 'local' is not running")
+
+    monkeypatch.setattr(command, "find_stack", find_stack)
+    for arguments in (["list"], ["show", "a"], ["start", "etl", "{}"], ["stop", "a"], ["resume", "a"]):
+        assert "is not running" in call(*arguments, exit_code=1).stderr

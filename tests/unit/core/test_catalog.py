@@ -1,0 +1,153 @@
+"""Remote functions read from their files: signatures, and what is said of a file that isn't one."""
+
+from pathlib import Path
+
+import pytest
+
+from core.catalog import SNOWFLAKE_TYPES, CatalogError, Parameter, read_catalog
+
+
+def write(folder: Path, name: str, source: str) -> None:
+    (folder / f"{name}.py").write_text("from core.remote import remote_function\n" + source)
+
+
+def problem(folder: Path, source: str) -> str:
+    """What is said of `f.py` with this source."""
+    write(folder, "f", source)
+    with pytest.raises(CatalogError) as refused:
+        read_catalog(folder)
+    assert str(refused.value).startswith(str(folder / "f.py"))
+    return str(refused.value).removeprefix(str(folder / "f.py"))
+
+
+def test_the_shipped_functions_are_there() -> None:
+    catalog = read_catalog(diagnostics=False)
+    assert str(catalog["sentiment"]) == "sentiment(text VARCHAR) -> VARIANT"
+    assert "ext_func_async" in catalog["sentiment"].sql_names
+    assert not {"echo", "sleep", "fail"} & set(catalog)
+    assert {"echo", "sleep", "fail"} <= set(read_catalog(diagnostics=True))
+
+
+@pytest.mark.parametrize("value", ["true", "false", None])
+def test_the_environment_says_whether_diagnostics_are_there(
+    monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.delenv("DIAGNOSTICS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("DIAGNOSTICS", value)
+    assert ("echo" in read_catalog()) == (value == "true")
+
+
+def test_nothing_but_the_file_is_read_and_nothing_runs(tmp_path: Path) -> None:
+    write(tmp_path, "f", "raise SystemExit\n@remote_function()\ndef f(x: str) -> str: ...\n")
+    assert list(read_catalog(tmp_path)) == ["f"]
+
+
+def test_files_that_start_with_an_underscore_are_not_functions(tmp_path: Path) -> None:
+    write(tmp_path, "f", "@remote_function()\ndef f(x: str) -> str: ...\n")
+    write(tmp_path, "_shared", "def helper() -> None: ...\n")
+    assert list(read_catalog(tmp_path)) == ["f"]
+
+
+@pytest.mark.parametrize(("hint", "sql"), SNOWFLAKE_TYPES.items())
+@pytest.mark.parametrize("form", ["{}", "{} | None"])
+def test_each_type_hint_has_its_sql_type(tmp_path: Path, hint: str, sql: str, form: str) -> None:
+    hint = form.format(hint)
+    write(tmp_path, "f", f"@remote_function()\ndef f(a: {hint}, b: int) -> {hint}: ...\n")
+    assert str(read_catalog(tmp_path)["f"]) == f"f(a {sql}, b NUMBER(38, 0)) -> {sql}"
+
+
+@pytest.mark.parametrize(
+    ("hint", "kind"),
+    [
+        ("dict[str, Any]", "dict"),
+        ("list[int] | None", "list"),
+        ("typing.Any", "Any"),
+        ("datetime.datetime", "datetime"),
+        ("decimal.Decimal | None", "Decimal"),
+    ],
+)
+def test_hints_may_be_written_in_full(tmp_path: Path, hint: str, kind: str) -> None:
+    write(tmp_path, "f", f"@remote_function()\ndef f(a: {hint}) -> str: ...\n")
+    assert read_catalog(tmp_path)["f"].parameters == (Parameter("a", kind),)
+
+
+def test_options_and_the_docstring_are_read(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "f",
+        '@remote_function(vectorised=True, chunk_rows=10, on_error="null", sql_names=("f", "g"))\n'
+        "def f(a: list[str | None], b: list[Any]) -> list[float]:\n"
+        '    """Does\n    this.\n\n    And that."""\n',
+    )
+    signature = read_catalog(tmp_path)["f"]
+    assert signature.vectorised
+    assert (signature.chunk_rows, signature.on_error, signature.sql_names) == (10, "null", ("f", "g"))
+    assert str(signature) == "f(a VARCHAR, b VARIANT) -> FLOAT"
+    assert signature.doc.split() == ["Does", "this."]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text", "accepted"),
+    [
+        ("", "f() -> VARCHAR", {0}),
+        ("a: str", "f(a VARCHAR) -> VARCHAR", {1}),
+        ("a: str, b: Any", "f(a VARCHAR, b VARIANT) -> VARCHAR", {2}),
+        ("*a: Any", "f(a VARIANT ...) -> VARCHAR", {0, 1, 2, 3}),
+        ("a: str, *b: int", "f(a VARCHAR, b NUMBER(38, 0) ...) -> VARCHAR", {1, 2, 3}),
+    ],
+)
+def test_a_signature_counts_arguments(tmp_path: Path, parameters: str, text: str, accepted: set[int]) -> None:
+    write(tmp_path, "f", f"@remote_function()\ndef f({parameters}) -> str: ...\n")
+    signature = read_catalog(tmp_path)["f"]
+    assert str(signature) == text
+    assert {count for count in range(4) if signature.accepts(count)} == accepted
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    write(tmp_path, "f", "@remote_function()\ndef f(a: str) -> str: ...\n")
+    assert len(read_catalog(tmp_path)["f"].parameters) == 1
+    write(tmp_path, "f", "@remote_function()\ndef f(a: str, b: str) -> str: ...\n")
+    assert len(read_catalog(tmp_path)["f"].parameters) == 2
+
+
+F = "def f(x: str) -> str: ...\n"
+LISTS = "def f(x: list[str]) -> list[str]: ...\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (F, "found none"),
+        ("@remote_function()\ndef g(x: str) -> str: ...\n", "named 'f' like its file; found ['g']"),
+        ("@remote_function()\n" + F + "@remote_function()\n" + F.replace("f(", "g("), "exactly one"),
+        ("@remote_function()\nasync " + F, "found none"),
+        ("@remote_function()\ndef f(x: str = '') -> str: ...\n", ":3: SQL passes arguments by position"),
+        ("@remote_function()\ndef f(*, x: str) -> str: ...\n", ":3: SQL passes arguments by position"),
+        ("@remote_function()\ndef f(**x: str) -> str: ...\n", ":3: SQL passes arguments by position"),
+        ("@remote_function()\ndef f(x) -> str: ...\n", ":3: x: the type hint is nothing; it must be one of"),
+        ("@remote_function()\ndef f(x: set) -> str: ...\n", ":3: x: the type hint is set"),
+        ("@remote_function()\ndef f(x: str): ...\n", ":3: return: the type hint is nothing"),
+        ("@remote_function()\ndef f(x: str) -> None: ...\n", ":3: return: the type hint is None"),
+        ("@remote_function(vectorised=True)\n" + F, ":3: x: a vectorised function takes"),
+        ("@remote_function(vectorised=True)\ndef f(x: list) -> list[str]: ...\n", ":3: x: a vectorised"),
+        ("@remote_function(vectorised=True)\ndef f() -> list[str]: ...\n", ":3: a vectorised function needs"),
+        ("N = 5\n@remote_function(chunk_rows=N)\n" + F, ":3: @remote_function(chunk_rows=...) must be"),
+        (
+            "@remote_function(chunks=5)\n" + F,
+            ":2: @remote_function has no argument chunks; it has vectorised",
+        ),
+        ("@remote_function(chunk_rows=0)\n" + F, ":2: chunk_rows and concurrency are at least 1"),
+        ("@remote_function(chunk_rows='5')\n" + F, ":2: chunk_rows must be a literal of type int"),
+        ("@remote_function(concurrency=True)\n" + F, ":2: concurrency must be a literal of type int"),
+        ("@remote_function(concurrency=-1)\n" + F, ":2: chunk_rows and concurrency are at least 1"),
+        ("@remote_function(on_error='skip')\n" + F, ":2: on_error is 'skip'; it must be one of fail, null"),
+        ("@remote_function(vectorised=True, concurrency=2)\n" + LISTS, ":2: a vectorised function gets all"),
+        ("@remote_function(sql_names=())\n" + F, ":2: sql_names"),
+        ("@remote_function(sql_names=('a b',))\n" + F, ":2: sql_names"),
+        ("@remote_function(**{})\n" + F, ":2: @remote_function has no argument None"),
+        ("def f(:\n", ":2: this is not Python"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, source: str, said: str) -> None:
+    assert said in problem(tmp_path, source)
