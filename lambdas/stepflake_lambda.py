@@ -13,7 +13,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def remote_function(
     *,
-    vectorised: bool = False,
+    vectorized: bool = False,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     concurrency: int = 1,
     on_error: OnError = "fail",
@@ -25,12 +25,12 @@ def remote_function(
     Its type hints are its SQL signature (core.catalog.SNOWFLAKE_TYPES); all arguments must be literals,
     as `core.catalog` reads and checks them without running the file.
 
-    vectorised:  it takes one list for each parameter and returns a list, an item for each row; an item that
+    vectorized:  it takes one list for each parameter and returns a list, an item for each row; an item that
                  is an exception is that row's error. Otherwise it is called once for each row.
     chunk_rows:  rows that one `process` call handles; what is finished is not repeated by a retry.
-    concurrency: rows that wait side by side, in threads; for functions that call another service.
+    concurrency: rows that run in parallel, in threads; for functions that call another service.
     on_error:    what an error in a row does: "fail" the batch, answer "null", or answer an "object"
-                 {"error": type, "cause": message}. A TransientError is tried again, whatever this says.
+                 {"error": type, "cause": message}. A TransientError is retried, whatever this says.
     diagnostic:  deployed only where the template's Diagnostics parameter is true.
     sql_names:   the names it has in SQL, if not only its own.
     """

@@ -1,4 +1,4 @@
-"""What POST and GET have in common: answering errors, and waiting a little for a batch's result."""
+"""What POST and GET share: errors are answered, and a batch's result is waited for."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from aws_lambda_powertools import Logger
 
 from batch import store, wire
+from batch.errors import ApiError, Throttled, UnknownTarget
 from core.catalog import Signature, Workflow, read_catalog, read_workflows
-from core.errors import ApiError, Throttled, UnknownTarget, is_transient
+from core.errors import TransientError, is_transient
 from core.executions import execution_name
 
 FIRST_DELAY_SECONDS = 0.04
@@ -32,7 +33,9 @@ def answer(
     except Exception as error:
         if is_transient(error):
             logger.warning("throttled", extra={"error": type(error).__name__})
-            return wire.answer_error(Throttled("an AWS service asked to slow down; try again in a moment"))
+            throttle = "an AWS service asked to slow down; try again in a moment"
+            message = str(error) if isinstance(error, TransientError) else throttle
+            return wire.answer_error(Throttled(message))
         # Snowflake repeats on 5xx with the same batch id, which is safe.
         logger.exception("unexpected error")
         return wire.answer_error(ApiError("unexpected error; the Lambda's log says more"))

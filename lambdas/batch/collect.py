@@ -4,14 +4,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypedDict
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from batch import store
 from batch.store import Batch
-from core.errors import ResultError, named_for_retry
+from core.errors import ResultError, reraise_transient
 
 logger = Logger()
 
-# S3 reads that wait side by side.
+# Parallel reads from S3.
 READERS = 16
 
 
@@ -29,19 +30,20 @@ class Done(TypedDict):
     rows: int
 
 
-def handler(event: Event, context: Any) -> Done:
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> Done:
     """Joins the chunks into the result. Raises ResultError where one is missing."""
     execution, batch = event["execution"], Batch.from_input(event["batch"])
     logger.append_keys(execution=execution)
-    with named_for_retry():
-        with ThreadPoolExecutor(READERS) as pool:
-            chunks = list(pool.map(lambda chunk: load(execution, chunk), range(batch.chunks)))
-        store.store_result(execution, batch, chunks)
+    with ThreadPoolExecutor(READERS) as pool:
+        chunks = list(pool.map(lambda chunk: load(execution, chunk), range(batch.chunks)))
+    store.store_result(execution, batch, chunks)
     return Done(chunks=batch.chunks, rows=batch.row_count)
 
 
 def load(execution: str, chunk: int) -> str:
-    """A chunk that must be there."""
+    """The rows of a chunk, which must have been stored. Raises ResultError."""
     rows = store.load_chunk(execution, chunk)
     if rows is None:
         raise ResultError(f"chunk {chunk} of {execution} is gone; its checkpoint expired or was deleted")

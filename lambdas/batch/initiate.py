@@ -4,14 +4,15 @@ import math
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from batch import api, store, wire
+from batch.errors import BadRequest, BatchConflict, BatchFailed, RequestTooLarge, ResultExpired
 from batch.store import Batch, FunctionBatch, WorkflowBatch
 from core.catalog import Signature, Workflow
-from core.errors import BadRequest, BatchConflict, BatchFailed, RequestTooLarge, ResultExpired, Throttled
+from core.errors import TransientError
 from core.exact_json import dump_json
 from core.executions import MAX_PAYLOAD_BYTES, describe_execution, execution_arn, start_execution
 from core.settings import settings
@@ -25,13 +26,14 @@ MAX_INLINE_BYTES = MAX_PAYLOAD_BYTES - 4096
 # https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
 MAX_RUNS = 1000
 
-# A batch without a result after this time is asked once whether it failed; most have theirs by then.
+# DescribeExecution is called once for a batch that has no result after this time; most have one by then.
 EARLY_SECONDS = 1.0
 
 CONFLICT = "this batch id was sent before with other rows; a batch id names one batch"
 
 
-def handler(event: wire.Event, context: Any) -> wire.Answer:
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: wire.Event, context: LambdaContext) -> wire.Answer:
     """Answers 200 with the rows if they are there in time, else 202; a repeated request starts nothing."""
     return api.answer(event, logger, partial(initiate, event))
 
@@ -84,7 +86,7 @@ def function_batch(signature: Signature, request: wire.Request, rows: wire.Rows)
 def workflow_batch(workflow: Workflow, request: wire.Request, rows: wire.Rows) -> WorkflowBatch:
     """A run for each row. Raises RequestTooLarge, or BadRequest with the row and the path in its document."""
     # Only those who start workflows pay for importing jsonschema.
-    from core.inputs import check_document
+    from core import inputs
 
     mode = request.headers.get("sf-custom-mode", "attached")
     if mode not in ("attached", "detached"):
@@ -96,8 +98,8 @@ def workflow_batch(workflow: Workflow, request: wire.Request, rows: wire.Rows) -
         if len(row) != 1:
             raise BadRequest(f"row {number} has {len(row)} arguments; a workflow takes one, its input")
         try:
-            documents.append(check_document(workflow, row[0]))
-        except ValueError as error:
+            documents.append(inputs.validate(workflow, row[0]))
+        except inputs.InputError as error:
             raise BadRequest(f"row {number}, {error}") from None
     batch = WorkflowBatch(
         batch_id=request.batch_id,
@@ -121,20 +123,20 @@ def fits_payload(batch: Batch) -> bool:
 
 
 def await_result(execution: str, digest: str) -> store.Result | None:
-    """The result if it is there in time. A batch that fails early is told here: raises BatchFailed."""
+    """The result if it is there in time. Raises BatchFailed where the batch fails within that time."""
     seconds = settings().post_wait_seconds
     result = api.wait_for_result(execution, min(seconds, EARLY_SECONDS))
     if result is None and seconds > EARLY_SECONDS:
-        with suppress(Throttled):
+        with suppress(TransientError):
             result = find_earlier(execution, digest)
         result = result or api.wait_for_result(execution, seconds - EARLY_SECONDS)
     return result
 
 
 def find_earlier(execution: str, digest: str) -> store.Result | None:
-    """What became of an execution of this name: its result, None if it runs, or an ApiError.
+    """The outcome of an execution of this name: its result, None while it runs, or an ApiError.
 
-    Raises BatchConflict where it had other rows, BatchFailed, ResultExpired, Throttled.
+    Raises BatchConflict where it had other rows, BatchFailed, ResultExpired, TransientError.
     """
     result = store.load_result(execution)
     if result is None:

@@ -1,24 +1,25 @@
-"""GET /functions/{name} and /workflows/{name}: the result of a batch, or how its execution stands."""
-
-from typing import Any
+"""GET /functions/{name} and /workflows/{name}: the result of a batch, or the state of its execution."""
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from batch import api, wire
-from core.errors import BatchFailed, ResultExpired, Throttled, UnknownBatch
+from batch.errors import BatchFailed, ResultExpired, UnknownBatch
+from core.errors import TransientError
 from core.executions import describe_execution, execution_arn
 from core.settings import settings
 
 logger = Logger()
 
-# Within this time a result that is about to come costs no DescribeExecution; a failure is told right after.
+# DescribeExecution is only called where no result came within this time; a failure is then answered at once.
 QUIET_SECONDS = 0.4
 
-# DescribeExecution is eventually consistent: an execution may stay unseen for a moment after its start.
+# DescribeExecution is eventually consistent: an execution that was just started may not be visible yet.
 VISIBLE_SECONDS = 3.0
 
 
-def handler(event: wire.Event, context: Any) -> wire.Answer:
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: wire.Event, context: LambdaContext) -> wire.Answer:
     """Answers 200 with the rows, 202 while the batch runs, or a 4xx that says how it ended. Repeatable."""
     return api.answer(event, logger, poll)
 
@@ -29,7 +30,7 @@ def poll(request: wire.Request, execution: str) -> wire.Answer:
     if result is None:
         try:
             running = is_running(request, execution)
-        except Throttled:
+        except TransientError:
             return wire.answer_running(execution)
         seconds = settings().get_wait_seconds if running else 0
         result = api.wait_for_result(execution, seconds)
@@ -38,23 +39,24 @@ def poll(request: wire.Request, execution: str) -> wire.Answer:
     return wire.answer_result(result.body, request) if result else wire.answer_running(execution)
 
 
-def is_running(request: wire.Request, execution: str) -> bool:
+def is_running(request: wire.Request, name: str) -> bool:
     """True while the execution runs, False once it succeeded.
 
-    Raises BatchFailed, UnknownBatch, UnknownTarget, Throttled.
+    Raises BatchFailed, UnknownBatch, UnknownTarget, TransientError.
     """
-    found = describe_execution(execution_arn("batch", execution))
-    if found is None:
+    arn = execution_arn("batch", name)
+    execution = describe_execution(arn)
+    if execution is None:
         api.find_target(request)
-        if api.wait_for_result(execution, VISIBLE_SECONDS):
+        if api.wait_for_result(name, VISIBLE_SECONDS):
             return False
-        found = describe_execution(execution_arn("batch", execution))
-        if found is None:
+        execution = describe_execution(arn)
+        if execution is None:
             raise UnknownBatch(
                 f"no batch {request.batch_id!r} of {request.name} was started in 90 days; POST it first"
             )
-    if found.is_running:
+    if execution.is_running:
         return True
-    if found.status != "SUCCEEDED":
-        raise BatchFailed(found.error, found.cause, execution)
+    if execution.status != "SUCCEEDED":
+        raise BatchFailed(execution.error, execution.cause, name)
     return False

@@ -3,11 +3,12 @@
 from typing import Any, TypedDict
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from batch import store, wire
 from batch.store import FunctionBatch
 from core.catalog import read_catalog
-from core.errors import FunctionError, ResultError, named_for_retry
+from core.errors import FunctionError, ResultError, reraise_transient
 from core.remote import load_function, run_rows
 
 logger = Logger()
@@ -29,18 +30,19 @@ class Done(TypedDict):
     rows: int
 
 
-def handler(event: Event, context: Any) -> Done:
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> Done:
     """Stores the chunk's rows, or the whole result where the batch is one chunk. Raises a TaskError."""
     execution, chunk = event["execution"], event["chunk"]
     batch = FunctionBatch.from_input(event["batch"])
     logger.append_keys(execution=execution, chunk=chunk, function=batch.function)
     numbers = batch.chunk_range(chunk)
     done = Done(chunk=chunk, rows=len(numbers))
-    with named_for_retry():
-        if event["again"] and is_done(execution, batch, chunk):
-            logger.info("chunk was finished before")
-            return done
-        process(execution, batch, chunk, numbers)
+    if event["again"] and is_done(execution, batch, chunk):
+        logger.info("chunk was finished before")
+        return done
+    process(execution, batch, chunk, numbers)
     logger.info("chunk", extra=done)
     return done
 
@@ -51,7 +53,7 @@ def is_done(execution: str, batch: FunctionBatch, chunk: int) -> bool:
 
 
 def process(execution: str, batch: FunctionBatch, chunk: int, numbers: range) -> None:
-    """Runs the chunk's rows and stores what they became."""
+    """Runs the chunk's rows and stores what they returned."""
     rows = store.load_rows(execution, batch)
     if len(rows) != batch.row_count:
         raise ResultError(f"the batch has {batch.row_count} rows, and {len(rows)} were stored")

@@ -3,10 +3,11 @@
 from typing import Any, NotRequired, TypedDict
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from batch import store, wire
 from batch.store import WorkflowBatch
-from core.errors import RunUnfinished, named_for_retry
+from core.errors import reraise_transient
 from core.exact_json import Json, dump_json
 from core.executions import describe_execution, execution_arn
 
@@ -16,6 +17,10 @@ TOO_LONG = (
     "the run goes on, but takes longer than SQL waits; follow it with run_status and run_result, and start "
     "such runs detached"
 )
+
+
+class RunUnfinished(Exception):
+    """A workflow run that an earlier try started is still running; the machine retries after a pause."""
 
 
 class Outcome(TypedDict):
@@ -36,15 +41,16 @@ class Event(TypedDict):
     outcome: Outcome
 
 
-def handler(event: Event, context: Any) -> None:
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> None:
     """Stores the row's value: the run's output, its handle, or an error object. Raises RunUnfinished."""
     batch = WorkflowBatch.from_input(event["batch"])
     logger.append_keys(execution=event["execution"], row=event["row"], workflow=batch.workflow)
     arn = execution_arn(batch.workflow, event["run"])
-    with named_for_retry():
-        value = row_value(batch, arn, event["outcome"])
-        rendered = wire.render_rows([dump_json(value)], event["row"])
-        store.store_chunk(event["execution"], batch, event["row"], rendered)
+    value = row_value(batch, arn, event["outcome"])
+    rendered = wire.render_rows([dump_json(value)], event["row"])
+    store.store_chunk(event["execution"], batch, event["row"], rendered)
 
 
 def row_value(batch: WorkflowBatch, arn: str, outcome: Outcome) -> Json:

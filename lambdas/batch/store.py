@@ -4,12 +4,12 @@
     batches/{execution}/chunk-00000.json.gz     rows as `wire.render_rows` writes them
     batches/{execution}/result.json.gz          the body of the 200
 
-Chunks and results are written once: the first writer wins, so that a worker that comes late (it timed out,
-and its successor was quicker) changes nothing, and each GET answers the same bytes.
+Chunks and results are written once, and the first writer wins: a worker that timed out and still writes after
+its retry did changes nothing, and each GET answers the same bytes.
 """
 
 import gzip
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from botocore.exceptions import ClientError
@@ -20,11 +20,12 @@ from core.errors import ResultError, is_missing
 from core.exact_json import Json, parse_json
 from core.objects import put_once
 from core.settings import settings
+from core.stored import read_stored
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What stands of every batch in its execution's input.
+    """What every batch has in its execution's input.
 
     `digest`: SHA-256 of the rows' canonical text. `chunk_rows`: rows in a chunk.
     """
@@ -43,7 +44,7 @@ class Batch:
     @classmethod
     def from_input(cls, document: dict[str, Any]) -> Self:
         """The batch in an execution's input."""
-        return cls(**{field.name: document[field.name] for field in fields(cls)})
+        return read_stored(cls, document)
 
     def chunk_range(self, chunk: int) -> range:
         """The row numbers of a chunk."""

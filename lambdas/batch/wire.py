@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.errors import ApiError, BadRequest, BatchFailed, RequestTooLarge, ResultTooLarge
+from batch.errors import ApiError, BadRequest, BatchFailed, RequestTooLarge, ResultTooLarge
 from core.exact_json import Json, dump_json, parse_json
 
 Event = Mapping[str, Any]
@@ -156,7 +156,7 @@ def answer_result(result: bytes, request: Request) -> Answer:
 
 
 def answer_running(execution: str) -> Answer:
-    """A 202: still at work, ask again."""
+    """A 202: the batch is still running."""
     return _answer(202, {"status": "running", "execution": execution})
 
 

@@ -41,7 +41,7 @@ OnError = Literal["fail", "null", "object"]
 
 # The arguments of @remote_function, and their types.
 OPTIONS = {
-    "vectorised": bool,
+    "vectorized": bool,
     "chunk_rows": int,
     "concurrency": int,
     "on_error": str,
@@ -76,7 +76,7 @@ class Signature:
     parameters: tuple[Parameter, ...]
     variadic: bool
     returns: str
-    vectorised: bool = False
+    vectorized: bool = False
     chunk_rows: int = DEFAULT_CHUNK_ROWS
     concurrency: int = 1
     on_error: OnError = "fail"
@@ -155,7 +155,7 @@ def _read(path: Path, _changed: int) -> Signature:
     options = _options(path, decorator)
     if problem := _problem(options):
         raise CatalogError(f"{path}:{decorator.lineno}: {problem}")
-    vectorised = bool(options.get("vectorised", False))
+    vectorized = bool(options.get("vectorized", False))
     arguments = node.args
     if arguments.kwonlyargs or arguments.kwarg or arguments.defaults:
         raise CatalogError(
@@ -164,15 +164,15 @@ def _read(path: Path, _changed: int) -> Signature:
         )
     plain = [*arguments.posonlyargs, *arguments.args]
     all_arguments = [*plain, arguments.vararg] if arguments.vararg else plain
-    if vectorised and not all_arguments:
+    if vectorized and not all_arguments:
         raise CatalogError(
-            f"{path}:{node.lineno}: a vectorised function needs a parameter to count its rows by"
+            f"{path}:{node.lineno}: a vectorized function needs a parameter to count its rows by"
         )
     return Signature(
         name=path.stem,
-        parameters=tuple(Parameter(a.arg, _hint(path, a.annotation, a, vectorised)) for a in all_arguments),
+        parameters=tuple(Parameter(a.arg, _hint(path, a.annotation, a, vectorized)) for a in all_arguments),
         variadic=arguments.vararg is not None,
-        returns=_hint(path, node.returns, node, vectorised),
+        returns=_hint(path, node.returns, node, vectorized),
         doc=(ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " "),
         **{"sql_names": (path.stem,), **options},
     )
@@ -189,8 +189,8 @@ def _problem(options: dict[str, Any]) -> str | None:
         return "chunk_rows and concurrency are at least 1"
     if (policy := options.get("on_error", "fail")) not in get_args(OnError):
         return f"on_error is {policy!r}; it must be one of {', '.join(get_args(OnError))}"
-    if options.get("vectorised") and options.get("concurrency", 1) > 1:
-        return "a vectorised function gets all rows in one call: concurrency is its own affair"
+    if options.get("vectorized") and options.get("concurrency", 1) > 1:
+        return "a vectorized function gets all rows in one call: concurrency is its own affair"
     names = options.get("sql_names", ("_",))
     if not names or not all(isinstance(name, str) and SQL_NAME.fullmatch(name) for name in names):
         return "sql_names must be names that SQL takes unquoted: letters, digits and _"
@@ -217,12 +217,12 @@ def _options(path: Path, decorator: ast.expr) -> dict[str, Any]:
     return options
 
 
-def _hint(path: Path, annotation: ast.expr | None, node: ast.arg | ast.FunctionDef, vectorised: bool) -> str:
+def _hint(path: Path, annotation: ast.expr | None, node: ast.arg | ast.FunctionDef, vectorized: bool) -> str:
     where = f"{path}:{node.lineno}: {node.arg if isinstance(node, ast.arg) else 'return'}"
-    if vectorised:
+    if vectorized:
         if not (isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "list"):
             raise CatalogError(
-                f"{where}: a vectorised function takes and returns lists: list[str], list[Any], ..."
+                f"{where}: a vectorized function takes and returns lists: list[str], list[Any], ..."
             )
         annotation = annotation.slice
     # `str | None` is `str`: every SQL value may be null. `dict[str, Any]` is `dict`.

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from botocore.exceptions import ClientError
 
 from core.clients import s3
-from core.errors import is_missing
+from core.errors import TaskError, is_missing
 from core.exact_json import Json, dump_json, parse_json
 from core.settings import settings
-from core.table import expires_at, table
+from core.table import get_item, put_if
 
 RUN_ID = re.compile(r"[0-9A-Za-z_.-]{1,128}")
 
@@ -24,13 +24,16 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be used: a bad run id, or a body that is gone or is not what was recorded."""
 
 
+class RunConflict(TaskError):
+    """The run id belongs to a run that had another input; the message names both remedies."""
+
+
 def load_checkpoint(run_id: str, step: str) -> tuple[bool, Json]:
     """(True, what the step returned), or (False, None) where it has not finished. Raises CheckpointError."""
-    answer = table().get_item(Key=_key(run_id, step), ConsistentRead=True)
-    item = answer.get("Item")
-    if item is None:
+    record = get_item(_key(run_id, step))
+    if record is None:
         return False, None
-    key, digest = str(item["s3_key"]), str(item["sha256"])
+    key, digest = str(record["s3_key"]), str(record["sha256"])
     try:
         body = s3().get_object(Bucket=settings().bucket, Key=key)["Body"].read()
     except ClientError as error:
@@ -49,16 +52,10 @@ def save_checkpoint(run_id: str, step: str, value: Json) -> Json:
     key = f"runs/{run_id}/{step}/{digest}.json"
     record = _key(run_id, step)
     s3().put_object(Bucket=settings().bucket, Key=key, Body=body, ContentType="application/json")
-    try:
-        table().put_item(
-            Item={**record, "s3_key": key, "sha256": digest, "bytes": len(body), "expires_at": expires_at()},
-            ConditionExpression="attribute_not_exists(pk)",
-        )
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-            raise
-        return load_checkpoint(run_id, step)[1]
-    return value
+    earlier = put_if(
+        "attribute_not_exists(pk)", {**record, "s3_key": key, "sha256": digest, "bytes": len(body)}
+    )
+    return value if earlier is None else load_checkpoint(run_id, step)[1]
 
 
 def run_step(run_id: str, step: str, compute: Callable[[], Json]) -> Json:
@@ -71,7 +68,7 @@ def run_step(run_id: str, step: str, compute: Callable[[], Json]) -> Json:
     return value if finished else save_checkpoint(run_id, step, compute())
 
 
-def recall_step(run_id: str, step: str) -> Json:
+def load_step(run_id: str, step: str) -> Json:
     """What an earlier step of the run returned. Raises CheckpointError where it has not finished."""
     finished, value = load_checkpoint(run_id, step)
     if not finished:

@@ -1,59 +1,69 @@
 """boto3 clients of AWS services, made once for each execution environment and at first use.
 
-One configuration for all: connect quickly, retry what is transient a few times, and leave the rest to the
-machine's Retry or to Snowflake, which both come again.
+One configuration for all: a short connection timeout and a few retries of what is transient. No more, since
+the machine's Retry and Snowflake repeat as well.
 """
 
-from functools import cache
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
 
 if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBServiceResource
+    from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_stepfunctions import SFNClient
 
+# By service and number of tries.
+_clients: dict[tuple[str, int], Any] = {}
+_lock = threading.Lock()
 
-@cache
+
 def s3() -> "S3Client":
     """Amazon S3."""
-    return boto3.client("s3", config=_config(read_timeout=30))
+    return _client("s3", read_timeout=30)  # type: ignore[no-any-return]
 
 
-@cache
-def dynamodb() -> "DynamoDBServiceResource":
-    """Amazon DynamoDB, with Python values for attributes."""
-    return boto3.resource("dynamodb", config=_config())
+def dynamodb() -> "DynamoDBClient":
+    """Amazon DynamoDB; `core.table` is what calls it."""
+    return _client("dynamodb")  # type: ignore[no-any-return]
 
 
-@cache
 def stepfunctions() -> "SFNClient":
     """AWS Step Functions. Two tries only: its throttles have decided outcomes (429 on POST, 202 on GET)."""
-    return boto3.client("stepfunctions", config=_config(tries=2))
+    return _client("stepfunctions", tries=2)  # type: ignore[no-any-return]
 
 
-@cache
 def task_callbacks() -> "SFNClient":
     """AWS Step Functions for SendTask*: many workers answer at once, and a throttle is worth waiting for."""
-    return boto3.client("stepfunctions", config=_config(tries=6))
+    return _client("stepfunctions", tries=6)  # type: ignore[no-any-return]
 
 
-@cache
 def sns() -> "SNSClient":
     """Amazon SNS."""
-    return boto3.client("sns", config=_config())
+    return _client("sns")  # type: ignore[no-any-return]
 
 
-@cache
 def sqs() -> "SQSClient":
     """Amazon SQS."""
-    return boto3.client("sqs", config=_config())
+    return _client("sqs")  # type: ignore[no-any-return]
 
 
-def _config(*, read_timeout: int = 10, tries: int = 4) -> Config:
-    retries = {"mode": "standard", "total_max_attempts": tries}
-    return Config(connect_timeout=2, read_timeout=read_timeout, retries=retries)  # type: ignore[arg-type]
+def comprehend() -> Any:
+    """Amazon Comprehend."""
+    return _client("comprehend")
+
+
+def _client(service: str, *, read_timeout: int = 10, tries: int = 4) -> Any:
+    # Making a client takes longer than most calls, and boto3's default session is not thread-safe: of threads
+    # that want the same client at a cold start one makes it, and the others wait for it.
+    with _lock:
+        client = _clients.get((service, tries))
+        if client is None:
+            retries: Any = {"mode": "standard", "total_max_attempts": tries}
+            config = Config(connect_timeout=2, read_timeout=read_timeout, retries=retries)
+            client = _clients[service, tries] = boto3.client(service, config=config)  # type: ignore[call-overload]
+        return client

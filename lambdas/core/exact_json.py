@@ -8,6 +8,8 @@ from typing import Any
 
 import simplejson
 
+from core.shorten import shorten
+
 Json = Any
 
 # The largest double has 309 digits before the point: a number of as many may be more than a double holds.
@@ -65,7 +67,9 @@ def _parse_decimal(literal: str) -> Decimal:
     try:
         number = Decimal(literal)
     except InvalidOperation:
-        raise ValueError(f"the exponent of the number {_shortened(literal)} is out of range") from None
+        raise ValueError(
+            f"the exponent of the number {shorten(literal, SHOWN_CHARS)} is out of range"
+        ) from None
     if number.adjusted() >= DOUBLE_DIGITS - 1:
         _refuse_infinity(literal)
     return number
@@ -77,11 +81,7 @@ def _has_long_number(text: str) -> bool:
 
 def _refuse_infinity(literal: str) -> None:
     if math.isinf(float(literal)):
-        raise ValueError(f"the number {_shortened(literal)} would become Infinity in what reads it")
-
-
-def _shortened(literal: str) -> str:
-    return literal if len(literal) <= SHOWN_CHARS else literal[: SHOWN_CHARS - 1] + "…"
+        raise ValueError(f"the number {shorten(literal, SHOWN_CHARS)} would become Infinity in what reads it")
 
 
 def _refuse_constant(literal: str) -> None:

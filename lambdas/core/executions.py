@@ -4,14 +4,19 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import ClientError
 
 from core.clients import stepfunctions
-from core.errors import Throttled, is_transient
+from core.errors import TransientError, is_transient
 from core.exact_json import dump_json
 from core.settings import settings
+from core.shorten import shorten
+
+if TYPE_CHECKING:
+    from mypy_boto3_stepfunctions import SFNClient
 
 # Input, output and state data of an execution, as UTF-8.
 # https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
@@ -21,17 +26,33 @@ CAUSE_CHARS = 500
 
 Status = Literal["RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED", "PENDING_REDRIVE"]
 
+# What stands for a cause where Step Functions gives none.
+_CAUSES = {
+    "TIMED_OUT": "it ran past the state machine's time limit",
+    "ABORTED": "it was stopped by an operator",
+}
+
 
 @dataclass(frozen=True)
 class Execution:
-    """What DescribeExecution says; `input` and `output` are JSON documents, `output` None until success."""
+    """What DescribeExecution says. `input` and `output` are JSON documents, `output` None until success.
+
+    `error` and `cause` are empty unless it failed, timed out or was stopped.
+    """
 
     arn: str
     status: Status
+    started: datetime
+    stopped: datetime | None
     input: Any
     output: Any
     error: str
     cause: str
+
+    @property
+    def name(self) -> str:
+        """The execution's name, unique for its state machine in 90 days."""
+        return self.arn.rpartition(":")[2]
 
     @property
     def is_running(self) -> bool:
@@ -58,7 +79,7 @@ def execution_arn(machine: str, execution: str) -> str:
 def start_execution(machine: str, execution: str, document: Any) -> bool:
     """Starts an execution; False where one of that name exists (running with another input, or closed).
 
-    Started again with the same input while it runs, AWS answers as the first time. Raises Throttled.
+    Started again with the same input while it runs, AWS answers as the first time. Raises TransientError.
     """
     try:
         stepfunctions().start_execution(
@@ -70,31 +91,41 @@ def start_execution(machine: str, execution: str, document: Any) -> bool:
         if error.response["Error"]["Code"] == "ExecutionAlreadyExists":
             return False
         if is_transient(error):
-            raise Throttled("Step Functions is throttling StartExecution; try again in a moment") from error
+            raise TransientError(
+                "Step Functions is throttling StartExecution; try again in a moment"
+            ) from error
         raise
     return True
 
 
-def describe_execution(arn: str) -> Execution | None:
-    """The execution, or None where there is none (or it is not visible yet). Raises Throttled."""
+def describe_execution(arn: str, client: "SFNClient | None" = None) -> Execution | None:
+    """The execution, or None where there is none (or it is not visible yet). Raises TransientError.
+
+    `client`: of the account that it is in; the Lambdas leave it out.
+    """
     try:
-        answer = stepfunctions().describe_execution(executionArn=arn)
+        answer = (client or stepfunctions()).describe_execution(executionArn=arn)
     except ClientError as error:
         if error.response["Error"]["Code"] == "ExecutionDoesNotExist":
             return None
         if is_transient(error):
-            raise Throttled(
+            raise TransientError(
                 "Step Functions is throttling DescribeExecution; try again in a moment"
             ) from error
         raise
-    succeeded = answer["status"] == "SUCCEEDED"
+    status = answer["status"]
+    has_failed = status in ("FAILED", "TIMED_OUT", "ABORTED")
     return Execution(
         arn=arn,
-        status=answer["status"],
+        status=status,
+        started=answer["startDate"],
+        stopped=answer.get("stopDate"),
         input=json.loads(answer["input"]),
-        output=json.loads(answer["output"]) if succeeded and "output" in answer else None,
-        error=answer.get("error") or answer["status"],
-        cause=short_cause(answer.get("cause") or _CAUSES.get(answer["status"], "no cause was given")),
+        output=json.loads(answer["output"]) if status == "SUCCEEDED" and "output" in answer else None,
+        error=answer.get("error") or status if has_failed else "",
+        cause=short_cause(answer.get("cause") or _CAUSES.get(status, "no cause was given"))
+        if has_failed
+        else "",
     )
 
 
@@ -106,10 +137,4 @@ def short_cause(cause: str) -> str:
         document = None
     if isinstance(document, dict) and "errorMessage" in document:
         cause = str(document["errorMessage"])
-    return cause if len(cause) <= CAUSE_CHARS else cause[: CAUSE_CHARS - 1] + "…"
-
-
-_CAUSES = {
-    "TIMED_OUT": "it ran past the state machine's time limit",
-    "ABORTED": "it was stopped by an operator",
-}
+    return shorten(cause, CAUSE_CHARS)

@@ -1,4 +1,4 @@
-"""The JSON documents that workflows take as input, checked before a run starts."""
+"""The inputs of workflows, checked before a run starts."""
 
 import json
 from decimal import Decimal
@@ -6,31 +6,37 @@ from decimal import Decimal
 import jsonschema
 
 from core.catalog import Workflow
+from core.errors import TaskError
 from core.exact_json import Json
+from core.shorten import shorten
 
 # From here on not every whole number is a double.
 EXACT = 2**53
 
-# What an error shows of a value, and how long it gets itself.
+# How many characters of a value an error shows, and how many it has itself.
 SHOWN_CHARS = 60
 MESSAGE_CHARS = 500
 
 
-def check_document(workflow: Workflow, document: Json) -> Json:
-    """The document as a state machine reads it: its numbers are doubles, and whole ones have no point.
+class InputError(TaskError):
+    """An input that is not what the workflow's schema says; the message names the path in it."""
 
-    Raises ValueError, which names the path inside the document and what is wrong there.
+
+def validate(workflow: Workflow, document: Json) -> Json:
+    """The input as a state machine reads it: its numbers are doubles, and whole ones have no point.
+
+    Raises InputError.
     """
     document = as_doubles(document)
     validator = jsonschema.Draft202012Validator(workflow.schema)
     error = jsonschema.exceptions.best_match(validator.iter_errors(document))
     if error is not None:
-        raise ValueError(f"at {error.json_path}: {_message(error)}")
+        raise InputError(f"at {error.json_path}: {_message(error)}")
     return document
 
 
 def as_doubles(value: Json, path: str = "$") -> Json:
-    """The value as a state machine reads it. Raises ValueError for a number that would change there."""
+    """The value as a state machine reads it. Raises InputError for a number that would change there."""
     if isinstance(value, dict):
         return {key: as_doubles(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list):
@@ -39,7 +45,7 @@ def as_doubles(value: Json, path: str = "$") -> Json:
         return value
     number = float(value)
     if isinstance(value, int | Decimal) and Decimal(repr(number)) != value:
-        raise ValueError(
+        raise InputError(
             f"at {path}: {value} has more digits than a state machine keeps; send it as a string"
         )
     # Snowflake writes the FLOAT 10 as 1.000000000000000e+01.
@@ -49,14 +55,10 @@ def as_doubles(value: Json, path: str = "$") -> Json:
 def _message(error: jsonschema.ValidationError) -> str:
     if error.validator in ("anyOf", "oneOf") and error.context:
         ways = dict.fromkeys(_message(each) for each in error.context)
-        return _shortened(", or ".join(ways), MESSAGE_CHARS)
+        return shorten(", or ".join(ways), MESSAGE_CHARS)
     # jsonschema begins with the value, all of it, and writes it as Python does.
     value, message = error.instance, error.message
     if message.startswith(repr(value)):
-        shown = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        message = _shortened(shown, SHOWN_CHARS) + message[len(repr(value)) :]
-    return _shortened(message, MESSAGE_CHARS)
-
-
-def _shortened(text: str, chars: int) -> str:
-    return text if len(text) <= chars else text[: chars - 1] + "…"
+        text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        message = shorten(text, SHOWN_CHARS) + message[len(repr(value)) :]
+    return shorten(message, MESSAGE_CHARS)

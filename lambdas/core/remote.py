@@ -11,11 +11,12 @@ from typing import Any
 from core.catalog import Parameter, Signature
 from core.errors import ArgumentError, FunctionError, ResultError, TaskError, TransientError, is_transient
 from core.exact_json import Json, dump_json
+from core.shorten import shorten
 
 # What an error keeps of its message.
 MESSAGE_CHARS = 500
 
-Row = list[Json]
+Arguments = list[Json]
 
 
 def load_function(name: str) -> Callable[..., Any]:
@@ -23,27 +24,27 @@ def load_function(name: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(f"functions.{name}")
     except Exception as error:
-        raise FunctionError(_short(f"{name}: {type(error).__name__}: {error}")) from error
+        raise FunctionError(_message(f"{name}: {type(error).__name__}: {error}")) from error
     function: Callable[..., Any] = getattr(module, name)
     return function
 
 
 def run_rows(
-    signature: Signature, function: Callable[..., Any], rows: Sequence[Row], first_row: int
+    signature: Signature, function: Callable[..., Any], rows: Sequence[Arguments], first_row: int
 ) -> list[str]:
     """Rows through a function: a JSON text for each, in order.
 
     Raises FunctionError, ArgumentError or ResultError naming the row (where on_error is "fail"), and
     TransientError where trying again may help. `first_row`: the number of the first row in its batch.
     """
-    if signature.vectorised:
-        return _run_vectorised(signature, function, rows, first_row)
+    if signature.vectorized:
+        return _run_vectorized(signature, function, rows, first_row)
     if signature.concurrency > 1 and len(rows) > 1:
-        return _run_side_by_side(signature, function, rows, first_row)
+        return _run_in_parallel(signature, function, rows, first_row)
     return [_run_row(signature, function, row, n) for n, row in enumerate(rows, first_row)]
 
 
-def _run_row(signature: Signature, function: Callable[..., Any], row: Row, number: int) -> str:
+def _run_row(signature: Signature, function: Callable[..., Any], row: Arguments, number: int) -> str:
     try:
         value = function(*_convert(signature, row, number))
     except Exception as error:  # noqa: BLE001 - whatever a user's function raises has a decided outcome
@@ -51,8 +52,8 @@ def _run_row(signature: Signature, function: Callable[..., Any], row: Row, numbe
     return _encode(signature, value, number)
 
 
-def _run_side_by_side(
-    signature: Signature, function: Callable[..., Any], rows: Sequence[Row], first_row: int
+def _run_in_parallel(
+    signature: Signature, function: Callable[..., Any], rows: Sequence[Arguments], first_row: int
 ) -> list[str]:
     pool = ThreadPoolExecutor(min(signature.concurrency, len(rows)), thread_name_prefix=signature.name)
     try:
@@ -65,12 +66,12 @@ def _run_side_by_side(
         )
         return list(texts)
     finally:
-        # Where one row fails the batch, rows that have not begun need not begin.
+        # Where one row fails the batch, rows that have not started are cancelled.
         pool.shutdown(cancel_futures=True)
 
 
-def _run_vectorised(
-    signature: Signature, function: Callable[..., Any], rows: Sequence[Row], first_row: int
+def _run_vectorized(
+    signature: Signature, function: Callable[..., Any], rows: Sequence[Arguments], first_row: int
 ) -> list[str]:
     texts = [""] * len(rows)
     good: list[int] = []
@@ -101,23 +102,22 @@ def _run_vectorised(
 
 
 def _failure(signature: Signature, error: Exception, row: int | None) -> str:
-    """What a row's error becomes, by the function's policy: raised, null, or an object."""
+    """A row's error by the function's on_error: raised, or the JSON text of null or of an object."""
     if not isinstance(error, TransientError):
         if signature.on_error == "null":
             return "null"
         if signature.on_error == "object":
-            return dump_json({"error": type(error).__name__, "cause": _short(str(error))})
+            return dump_json({"error": type(error).__name__, "cause": _message(str(error))})
     if isinstance(error, TaskError) and not isinstance(error, TransientError):
         raise error
     where = signature.name if row is None else f"{signature.name}, row {row}"
-    message = _short(f"{where}: {type(error).__name__}: {error}")
+    message = _message(f"{where}: {type(error).__name__}: {error}")
     raise (TransientError if is_transient(error) else FunctionError)(message) from error
 
 
-def _short(message: str) -> str:
-    # A long one would exceed what Step Functions keeps, and half of a surrogate pair what UTF-8 can say.
-    text = message.encode("utf-8", "replace").decode("utf-8")
-    return text if len(text) <= MESSAGE_CHARS else text[: MESSAGE_CHARS - 1] + "…"
+def _message(text: str) -> str:
+    # A long one would exceed what Step Functions keeps, and half of a surrogate pair is not UTF-8.
+    return shorten(text.encode("utf-8", "replace").decode("utf-8"), MESSAGE_CHARS)
 
 
 def _encode(signature: Signature, value: Any, row: int) -> str:
@@ -127,7 +127,7 @@ def _encode(signature: Signature, value: Any, row: int) -> str:
         text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         message = f"{signature.name}, row {row}: the value it returned cannot be answered: {error}"
-        return _failure(signature, ResultError(_short(message)), row)
+        return _failure(signature, ResultError(_message(message)), row)
     return text
 
 
@@ -148,7 +148,7 @@ def _encode_special(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 
-def _convert(signature: Signature, row: Row, number: int) -> list[Any]:
+def _convert(signature: Signature, row: Arguments, number: int) -> list[Any]:
     parameters = signature.parameters
     extra = len(row) - len(parameters)
     if extra > 0:

@@ -2,14 +2,13 @@
 
 import json
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
 from core.catalog import read_workflows
-from core.errors import named_for_retry
-from core.executions import short_cause
+from core.errors import reraise_transient
+from core.executions import Execution, describe_execution
 
 if TYPE_CHECKING:
     from mypy_boto3_stepfunctions import SFNClient
@@ -21,27 +20,14 @@ MAX_NAME = 80
 
 
 class RunError(Exception):
-    """A run that is not there, or with which this cannot be done; the message says what can."""
+    """A run that does not exist, or to which this cannot be done; the message says what can."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """A workflow's execution. `handle` is its ARN; `error` and `cause` are empty unless it failed."""
+class Run(Execution):
+    """An execution of a workflow's state machine. Its `arn` is the handle that SQL gets."""
 
-    handle: str
     workflow: str
-    status: str
-    started: datetime
-    stopped: datetime | None
-    input: Any
-    output: Any
-    error: str
-    cause: str
-
-    @property
-    def name(self) -> str:
-        """The execution's name, unique for its state machine in 90 days."""
-        return self.handle.rpartition(":")[2]
 
     @property
     def run_id(self) -> str:
@@ -49,52 +35,39 @@ class Run:
         given = self.input.get(_run_id_field(self.workflow)) if isinstance(self.input, dict) else None
         return str(given or self.name)
 
-    @property
-    def is_running(self) -> bool:
-        """Whether it may still succeed by itself."""
-        return self.status in ("RUNNING", "PENDING_REDRIVE")
 
-
-@named_for_retry()
+@reraise_transient
 def find_run(client: "SFNClient", handle: str) -> Run:
     """The run that a handle names. Raises RunError, or TransientError."""
     workflow = _workflow(handle)
     try:
-        found = client.describe_execution(executionArn=handle)
+        execution = describe_execution(handle, client)
     except ClientError as error:
         code = error.response["Error"]["Code"]
-        if code in ("ExecutionDoesNotExist", "InvalidArn", "ValidationException"):
-            raise RunError(f"there is no run {handle!r}, or it ended more than 90 days ago") from None
         # The Lambdas may see their own stack's runs.
         if code in ("AccessDeniedException", "AccessDenied"):
             raise RunError(f"{handle!r} is not a run of this stack's workflows") from None
-        raise
-    return Run(
-        handle=handle,
-        workflow=workflow,
-        status=found["status"],
-        started=found["startDate"],
-        stopped=found.get("stopDate"),
-        input=json.loads(found["input"]),
-        output=json.loads(found["output"]) if found["status"] == "SUCCEEDED" else None,
-        error=found.get("error", ""),
-        cause=short_cause(found.get("cause", "")),
-    )
+        if code not in ("InvalidArn", "ValidationException"):
+            raise
+        execution = None
+    if execution is None:
+        raise RunError(f"there is no run {handle!r}, or it ended more than 90 days ago")
+    return Run(**vars(execution), workflow=workflow)
 
 
-@named_for_retry()
+@reraise_transient
 def resume_run(client: "SFNClient", handle: str) -> Run:
     """Runs what is left of a run that failed, timed out or was stopped; finished steps are not repeated.
 
-    Where the service redrives the execution, it goes on under its own handle. Else a new run with the same
+    Where the service redrives the execution, it continues under its own handle. Else a new run with the same
     input and the run id of the first skips what that has checkpoints of. Safe to repeat: a resumption that is
-    under way or has ended well is found again and no other is started. Raises RunError, or TransientError.
+    running or has succeeded is found again and no other is started. Raises RunError, or TransientError.
     """
     run = find_run(client, handle)
     if run.is_running:
         return run
     if run.status == "SUCCEEDED":
-        raise RunError(f"{run.name} ended well; there is nothing to resume")
+        raise RunError(f"{run.name} succeeded; there is nothing to resume")
     return _redrive(client, run) or _start_again(client, run)
 
 
@@ -103,20 +76,20 @@ def _redrive(client: "SFNClient", run: Run) -> Run | None:
     if not read_workflows()[run.workflow].schema.get("x-redrive", True):
         return None
     try:
-        client.redrive_execution(executionArn=run.handle)
+        client.redrive_execution(executionArn=run.arn)
     except ClientError as error:
         if error.response["Error"]["Code"] not in NOT_REDRIVABLE:
             raise
-        # Perhaps because another redrive, at the same time, was quicker.
-        now = find_run(client, run.handle)
+        # A second redrive at the same time may have been first.
+        now = find_run(client, run.arn)
         return now if now.is_running else None
-    return _going_on(run)
+    return _resumed(run)
 
 
 def _start_again(client: "SFNClient", run: Run) -> Run:
     if not isinstance(run.input, dict):
         raise RunError(f"the input of {run.name} is no JSON object; start a new run")
-    machine, _, _ = run.handle.replace(":execution:", ":stateMachine:").rpartition(":")
+    machine, _, _ = run.arn.replace(":execution:", ":stateMachine:").rpartition(":")
     document = json.dumps({**run.input, _run_id_field(run.workflow): run.run_id})
     number = 0
     while True:
@@ -129,16 +102,16 @@ def _start_again(client: "SFNClient", run: Run) -> Run:
             if error.response["Error"]["Code"] != "ExecutionAlreadyExists":
                 raise
         else:
-            again = replace(run, handle=started["executionArn"], input=json.loads(document))
-            return replace(_going_on(again), started=started["startDate"])
-        earlier = find_run(client, f"{run.handle.removesuffix(run.name)}{name}")
-        # Long names may end alike: the run id tells whose resumption it is.
+            again = replace(run, arn=started["executionArn"], input=json.loads(document))
+            return replace(_resumed(again), started=started["startDate"])
+        earlier = find_run(client, f"{run.arn.removesuffix(run.name)}{name}")
+        # Two long names may have the same beginning: the run id tells whose resumption it is.
         if earlier.run_id == run.run_id and (earlier.is_running or earlier.status == "SUCCEEDED"):
             return earlier
 
 
-def _going_on(run: Run) -> Run:
-    # What DescribeExecution will say; it may take a moment until it does.
+def _resumed(run: Run) -> Run:
+    # What DescribeExecution will answer: it is eventually consistent.
     return replace(run, status="RUNNING", stopped=None, output=None, error="", cause="")
 
 

@@ -45,7 +45,7 @@ def load_service(name: str) -> Service:
 def run_service(name: str, document: dict[str, Any]) -> Json:
     """One document through a service; numbers in what it returns are int or Decimal, as stored JSON reads.
 
-    Raises UnknownService, ServiceError, and TransientError where trying again may help.
+    Raises UnknownService, ServiceError, and TransientError for what a retry may pass.
     """
     service = load_service(name)
     try:

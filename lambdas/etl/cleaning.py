@@ -17,6 +17,7 @@ from typing import Any
 
 from core.exact_json import Json, dump_json
 from core.records import Record, Reject, Row, read_csv, read_json_lines, readable
+from core.stored import read_stored
 
 # The names of objects that are read, before an optional .gz.
 FORMATS = (".csv", ".jsonl")
@@ -26,7 +27,7 @@ DAY = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
 
 def record_from_json(document: dict[str, Any]) -> Record:
     """What `to_json` made."""
-    return Row(**document) if "values" in document else Reject(**document)
+    return read_stored(Row, document) if "values" in document else read_stored(Reject, document)
 
 
 def format_of(key: str) -> str | None:

@@ -10,51 +10,45 @@ from typing import Any, NotRequired, TypedDict
 from zoneinfo import ZoneInfo
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 
+from core import inputs
 from core.catalog import read_workflows
-from core.checkpoints import load_checkpoint, run_step
+from core.checkpoints import RunConflict, load_checkpoint, run_step
 from core.clients import s3
-from core.errors import TaskError, TransientError, is_missing, named_for_retry
-from core.inputs import check_document
+from core.errors import TransientError, is_missing, reraise_transient
+from core.inputs import InputError
 from core.records import DatasetError, Record
 from core.settings import settings
 from etl import cleaning
-from etl.stored_files import Part, list_keys, store_part
+from etl.stored_files import StoredFile, list_keys, store_file
 
 logger = Logger()
 
-# The dataset is looked for as often as this while it is not there.
-MIN_LOOK_SECONDS = 5
-MAX_LOOKS = 100
+# How long and how often `extract` waits for a dataset that has not arrived.
+MIN_RETRY_SECONDS = 5
+MAX_ATTEMPTS = 100
 
 # A batch takes 7 events of the execution's history, of 25,000; retries take more.
 # https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
 MAX_BATCHES = 2000
 
 
-class InputError(TaskError):
-    """A run's input that is not what the workflow's schema says; the message names the path in it."""
-
-
-class RunConflict(TaskError):
-    """The run id belongs to a run that had another input."""
-
-
 class Event(TypedDict):
-    """What the machine sends. `looks`: how often the dataset was looked for in vain."""
+    """What the machine sends. `attempts`: how often the dataset had not arrived."""
 
     run_id: str
     input: Any
-    looks: int
+    attempts: int
 
 
 class Extracted(TypedDict):
-    """What the machine goes on with: how to look again while the dataset is not there, else all the rest."""
+    """The machine's next input: when to try again while the dataset has not arrived, else all the rest."""
 
     arrived: bool
-    looks: NotRequired[int]
-    look_again_seconds: NotRequired[int]
+    attempts: NotRequired[int]
+    retry_seconds: NotRequired[int]
     run_id: NotRequired[str]
     dataset_id: NotRequired[str]
     batches: NotRequired[int]
@@ -62,30 +56,31 @@ class Extracted(TypedDict):
     approval: NotRequired[bool]
 
 
-def handler(event: Event, context: Any) -> Extracted:
-    """Extracts once a run. Raises InputError, RunConflict, DatasetError."""
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> Extracted:
+    """Extracts the dataset once for each run. Raises InputError, RunConflict, DatasetError."""
     run_id = event["run_id"]
-    logger.append_keys(run=run_id)
+    logger.append_keys(run_id=run_id)
     wanted = complete(event["input"])
-    with named_for_retry():
-        finished, found = load_checkpoint(run_id, "extract")
-        if not finished:
-            keys = list_keys(f"datasets/{wanted['dataset_id']}/")
-            sources = [key for key in keys if cleaning.format_of(key)]
-            if not sources:
-                seconds = look_again(wanted, event["looks"], len(keys))
-                return Extracted(arrived=False, looks=event["looks"] + 1, look_again_seconds=seconds)
-            found = run_step(run_id, "extract", lambda: extract(run_id, wanted, keys, sources))
-        if found["input"] != wanted:
-            raise RunConflict(f"run {run_id} had another input; give that, or another run_id for a new run")
-        # An approval is in the checkpoint of `schedule`, the step behind it.
-        approved, _ = load_checkpoint(run_id, "schedule")
+    finished, extracted = load_checkpoint(run_id, "extract")
+    if not finished:
+        keys = list_keys(f"datasets/{wanted['dataset_id']}/")
+        sources = [key for key in keys if cleaning.format_of(key)]
+        if not sources:
+            seconds = retry_seconds(wanted, event["attempts"], len(keys))
+            return Extracted(arrived=False, attempts=event["attempts"] + 1, retry_seconds=seconds)
+        extracted = run_step(run_id, "extract", lambda: extract(run_id, wanted, keys, sources))
+    if extracted["input"] != wanted:
+        raise RunConflict(f"run {run_id} had another input; give that, or another run_id for a new run")
+    # An approval is in the checkpoint of `schedule`, the step behind it.
+    approved, _ = load_checkpoint(run_id, "schedule")
     return Extracted(
         arrived=True,
         run_id=run_id,
         dataset_id=wanted["dataset_id"],
-        batches=len(found["batches"]),
-        transform_at=found["transform_at"],
+        batches=len(extracted["batches"]),
+        transform_at=extracted["transform_at"],
         approval=wanted["approval"] and not approved,
     )
 
@@ -94,8 +89,8 @@ def complete(document: Any) -> dict[str, Any]:
     """The input with the schema's defaults and without the run id. Raises InputError."""
     workflow = read_workflows()["etl"]
     try:
-        check_document(workflow, document)
-    except ValueError as error:
+        inputs.validate(workflow, document)
+    except InputError as error:
         raise InputError(f"the input, {error}") from None
     properties = workflow.schema["properties"]
     defaults = {name: member["default"] for name, member in properties.items() if "default" in member}
@@ -111,15 +106,15 @@ def complete(document: Any) -> dict[str, Any]:
     return wanted
 
 
-def look_again(wanted: dict[str, Any], looks: int, others: int) -> int:
-    """After how many seconds to look for the dataset again. Raises DatasetError where the time is over."""
+def retry_seconds(wanted: dict[str, Any], attempts: int, others: int) -> int:
+    """After how many seconds to try again. Raises DatasetError once the arrival timeout has passed."""
     timeout, dataset = int(wanted["arrival_timeout_seconds"]), wanted["dataset_id"]
-    seconds = max(MIN_LOOK_SECONDS, math.ceil(timeout / MAX_LOOKS))
-    if looks * seconds < timeout:
+    seconds = max(MIN_RETRY_SECONDS, math.ceil(timeout / MAX_ATTEMPTS))
+    if attempts * seconds < timeout:
         return seconds
     raise DatasetError(
         f"there is no dataset {dataset!r}: no object datasets/{dataset}/*.csv or *.jsonl (or .gz of these) "
-        f"within {timeout} s, and {others} of other names; put one there or mend dataset_id"
+        f"within {timeout} s, and {others} of other names; put one there or correct dataset_id"
     )
 
 
@@ -130,7 +125,7 @@ def extract(run_id: str, wanted: dict[str, Any], keys: list[str], sources: list[
         wanted.get("key_columns"),
         wanted.get("partition_by"),
     )
-    batches: list[Part] = []
+    batches: list[StoredFile] = []
     for batch in cleaning.split(records, int(wanted["batch_size"])):
         if len(batches) == MAX_BATCHES:
             raise DatasetError(
@@ -138,7 +133,7 @@ def extract(run_id: str, wanted: dict[str, Any], keys: list[str], sources: list[
                 "raise batch_size, or split the dataset"
             )
         lines = (cleaning.dump_line(record.to_json()) for record in batch)
-        batches.append(store_part(run_id, "extract", f"batch-{len(batches):05}", lines))
+        batches.append(store_file(run_id, "extract", f"batch-{len(batches):05}", lines))
     logger.info("extracted", extra={"sources": len(sources), "batches": len(batches)})
     transform_at = datetime.now(UTC) + timedelta(seconds=wanted["rate_limit_seconds"])
     return {

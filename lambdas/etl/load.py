@@ -10,20 +10,21 @@ The same rows give the same prefix: loading twice, by this run or by another, le
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from core.checkpoints import recall_step, run_step
+from core.checkpoints import load_step, run_step
 from core.clients import s3
-from core.errors import named_for_retry
+from core.errors import reraise_transient
 from core.exact_json import dump_json
 from core.settings import settings
-from etl.stored_files import Part, add_digests, list_keys, publish_part, recall_parts
+from etl.stored_files import StoredFile, add_digests, list_keys, publish_file, transformed_files
 
 logger = Logger()
 
-# Copies that wait side by side.
+# Parallel copies.
 THREADS = 16
 LOAD_ID_CHARS = 20
 
@@ -44,35 +45,36 @@ class Loaded(TypedDict):
     rejected: int
 
 
-def handler(event: Event, context: Any) -> Loaded:
-    """Loads once a run. Raises CheckpointError, PartError."""
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> Loaded:
+    """Loads once for each run. Raises CheckpointError, StoredFileError."""
     run_id = event["run_id"]
-    logger.append_keys(run=run_id)
-    with named_for_retry():
-        loaded: Loaded = run_step(run_id, "load", lambda: load(run_id))
+    logger.append_keys(run_id=run_id)
+    loaded: Loaded = run_step(run_id, "load", lambda: load(run_id))
     logger.info("loaded", extra=loaded)
     return loaded
 
 
 def load(run_id: str) -> Loaded:
-    """Publishes all parts of the run, then the manifest, and returns the checkpoint."""
-    extracted = recall_step(run_id, "extract")
-    data, rejects = recall_parts(run_id, len(extracted["batches"]))
+    """Publishes all files of the run, then the manifest, and returns the checkpoint."""
+    extracted = load_step(run_id, "extract")
+    data, rejects = transformed_files(run_id, len(extracted["batches"]))
     dataset = extracted["input"]["dataset_id"]
     prefix = f"loads/{dataset}/{load_id(data + rejects)}/"
     present = set(list_keys(prefix))
-    missing = [part for part in data + rejects if prefix + part.name not in present]
+    missing = [file for file in data + rejects if prefix + file.name not in present]
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(lambda part: publish_part(part, prefix + part.name), missing))
+        list(pool.map(lambda file: publish_file(file, prefix + file.name), missing))
     manifest = {
         "dataset_id": dataset,
         "sources": extracted["sources"],
         "ignored": extracted["ignored"],
-        "rows": sum(part.rows for part in data),
-        "rejected": sum(part.rows for part in rejects),
-        "rows_sha256": add_digests(part.rows_sha256 for part in data),
-        "data": [replace(part, key=prefix + part.name).to_json() for part in data],
-        "rejects": [replace(part, key=prefix + part.name).to_json() for part in rejects],
+        "rows": sum(file.rows for file in data),
+        "rejected": sum(file.rows for file in rejects),
+        "rows_sha256": add_digests(file.rows_sha256 for file in data),
+        "data": [replace(file, key=prefix + file.name).to_json() for file in data],
+        "rejects": [replace(file, key=prefix + file.name).to_json() for file in rejects],
     }
     key = prefix + "manifest.json"
     if key not in present:
@@ -87,7 +89,7 @@ def load(run_id: str) -> Loaded:
     )
 
 
-def load_id(parts: list[Part]) -> str:
+def load_id(files: list[StoredFile]) -> str:
     """The same for the same files with the same content."""
-    text = dump_json([[part.name, part.sha256] for part in parts])
+    text = dump_json([[file.name, file.sha256] for file in files])
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:LOAD_ID_CHARS]

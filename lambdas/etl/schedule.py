@@ -5,9 +5,10 @@ from typing import Any, TypedDict
 from zoneinfo import ZoneInfo
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from core.checkpoints import recall_step, run_step
-from core.errors import TaskError, named_for_retry
+from core.checkpoints import load_step, run_step
+from core.errors import TaskError, reraise_transient
 
 logger = Logger()
 
@@ -29,18 +30,19 @@ class Scheduled(TypedDict):
     load_at: str
 
 
-def handler(event: Event, context: Any) -> Scheduled:
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> Scheduled:
     """Records the approval and the time of the load. Raises ApprovalRefused, CheckpointError."""
     run_id = event["run_id"]
-    logger.append_keys(run=run_id)
-    with named_for_retry():
-        done = run_step(run_id, "schedule", lambda: schedule(run_id, event["approval"]))
+    logger.append_keys(run_id=run_id)
+    done = run_step(run_id, "schedule", lambda: schedule(run_id, event["approval"]))
     return Scheduled(load_at=done["load_at"])
 
 
 def schedule(run_id: str, approval: Any) -> dict[str, Any]:
     """The checkpoint: {"load_at", "approval"}."""
-    wanted = recall_step(run_id, "extract")["input"]
+    wanted = load_step(run_id, "extract")["input"]
     if wanted["approval"] and not (isinstance(approval, dict) and approval.get("approved") is True):
         raise ApprovalRefused(
             f'run {run_id} may load only after the answer {{"approved": true}}, and it got another; '

@@ -1,7 +1,7 @@
-"""Parts: gzipped JSON Lines objects in the bucket, with what each must hold.
+"""Gzipped JSON Lines objects in the bucket, each with a record of what it must hold.
 
     runs/{run id}/{step}/{sha256}.jsonl.gz       what a step stores; the key is made of the content
-    loads/{dataset}/{load id}/{part's name}      what a load publishes
+    loads/{dataset}/{load id}/{file's name}      what a load publishes
 
 A run's own objects are under its id, so that two runs never meet; two workers at one step store the same
 content under the same key, or other content under another.
@@ -17,21 +17,22 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from core.checkpoints import recall_step
+from core.checkpoints import load_step
 from core.clients import s3
 from core.errors import TaskError, is_missing
 from core.settings import settings
+from core.stored import read_stored
 
-# Checkpoints that are read side by side.
+# Parallel reads of checkpoints.
 THREADS = 16
 
 
-class PartError(TaskError):
-    """A part that is gone or does not hold what it must; the message names the object."""
+class StoredFileError(TaskError):
+    """A stored file that is gone or was changed; the message names the object."""
 
 
 @dataclass(frozen=True)
-class Part:
+class StoredFile:
     """One object. `name`: its path inside a load. `sha256`: of its text.
 
     `rows_sha256`: of its rows in any order, the sum of their SHA-256 modulo 2^256. Sums can be added.
@@ -47,8 +48,8 @@ class Part:
         return asdict(self)
 
 
-def store_part(run_id: str, step: str, name: str, lines: Iterable[bytes]) -> Part:
-    """Stores lines (without their ends) as a part of a run."""
+def store_file(run_id: str, step: str, name: str, lines: Iterable[bytes]) -> StoredFile:
+    """Stores lines (without their ends) as a file of a run."""
     rows, text = list(lines), bytearray()
     for line in rows:
         text += line + b"\n"
@@ -60,54 +61,54 @@ def store_part(run_id: str, step: str, name: str, lines: Iterable[bytes]) -> Par
         Body=gzip.compress(text, compresslevel=6, mtime=0),
         ContentType="application/gzip",
     )
-    return Part(name, key, len(rows), digest, add_digests(map(line_digest, rows)))
+    return StoredFile(name, key, len(rows), digest, add_digests(map(line_digest, rows)))
 
 
-def load_part(part: Part) -> Iterator[bytes]:
-    """The lines of a part, without their ends, while it is read. Raises PartError, by its end."""
+def read_file(file: StoredFile) -> Iterator[bytes]:
+    """The lines of a file, without their ends, while it is read. Raises StoredFileError, by its end."""
     digest = hashlib.sha256()
     rows = 0
     try:
-        body = s3().get_object(Bucket=settings().bucket, Key=part.key)["Body"]
+        body = s3().get_object(Bucket=settings().bucket, Key=file.key)["Body"]
         for line in gzip.GzipFile(fileobj=body):
             digest.update(line)
             rows += 1
             yield line.removesuffix(b"\n")
     except ClientError as error:
         if is_missing(error):
-            raise PartError(f"{part.key} is gone") from None
+            raise StoredFileError(f"{file.key} is gone") from None
         raise
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise PartError(f"{part.key} is not gzip any more: {error}") from None
-    if rows != part.rows:
-        raise PartError(f"{part.key} has {rows} rows, and {part.rows} were written")
-    if digest.hexdigest() != part.sha256:
-        raise PartError(f"{part.key} was changed: its SHA-256 is not what was written")
+        raise StoredFileError(f"{file.key} is not gzip any more: {error}") from None
+    if rows != file.rows:
+        raise StoredFileError(f"{file.key} has {rows} rows, and {file.rows} were written")
+    if digest.hexdigest() != file.sha256:
+        raise StoredFileError(f"{file.key} was changed: its SHA-256 is not what was written")
 
 
-def publish_part(part: Part, key: str) -> Part:
-    """Copies a run's part to `key`, inside S3."""
+def publish_file(file: StoredFile, key: str) -> StoredFile:
+    """Copies a run's file to `key`, inside S3."""
     bucket = settings().bucket
     try:
-        s3().copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": bucket, "Key": part.key})
+        s3().copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": bucket, "Key": file.key})
     except ClientError as error:
         if is_missing(error):
-            raise PartError(f"{part.key} is gone") from None
+            raise StoredFileError(f"{file.key} is gone") from None
         raise
-    return replace(part, key=key)
+    return replace(file, key=key)
 
 
 def transform_step(batch: int) -> str:
-    """The name of the checkpoint of a transformed batch: {"data": [part, ...], "rejects": [part, ...]}."""
+    """The name of the checkpoint of a transformed batch: {"data": [file, ...], "rejects": [file, ...]}."""
     return f"transform-{batch:05}"
 
 
-def recall_parts(run_id: str, batches: int) -> tuple[list[Part], list[Part]]:
-    """What `transform` made of all batches, in their order: parts with rows, and parts with rejects."""
+def transformed_files(run_id: str, batches: int) -> tuple[list[StoredFile], list[StoredFile]]:
+    """What `transform` made of all batches, in their order: files with rows, and files with rejects."""
     with ThreadPoolExecutor(THREADS) as pool:
-        done = list(pool.map(lambda batch: recall_step(run_id, transform_step(batch)), range(batches)))
-    data = [Part(**part) for batch in done for part in batch["data"]]
-    return data, [Part(**part) for batch in done for part in batch["rejects"]]
+        done = list(pool.map(lambda batch: load_step(run_id, transform_step(batch)), range(batches)))
+    data = [read_stored(StoredFile, file) for batch in done for file in batch["data"]]
+    return data, [read_stored(StoredFile, file) for batch in done for file in batch["rejects"]]
 
 
 def list_keys(prefix: str) -> list[str]:

@@ -3,12 +3,14 @@
 from typing import Any, TypedDict
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from core.checkpoints import recall_step, run_step
-from core.errors import named_for_retry
+from core.checkpoints import load_step, run_step
+from core.errors import reraise_transient
 from core.exact_json import parse_json
+from core.stored import read_stored
 from etl import cleaning
-from etl.stored_files import Part, load_part, store_part, transform_step
+from etl.stored_files import StoredFile, read_file, store_file, transform_step
 
 logger = Logger()
 
@@ -27,32 +29,36 @@ class Transformed(TypedDict):
     rejected: int
 
 
-def handler(event: Event, context: Any) -> Transformed:
-    """Transforms a batch once a run. Raises CheckpointError, PartError."""
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> Transformed:
+    """Transforms a batch once for each run. Raises CheckpointError, StoredFileError."""
     run_id, batch = event["run_id"], event["batch"]
-    logger.append_keys(run=run_id, batch=batch)
-    with named_for_retry():
-        done = run_step(run_id, transform_step(batch), lambda: transform(run_id, batch))
+    logger.append_keys(run_id=run_id, batch=batch)
+    done = run_step(run_id, transform_step(batch), lambda: transform(run_id, batch))
     counts = Transformed(rows=count(done["data"]), rejected=count(done["rejects"]))
     logger.info("transformed", extra=counts)
     return counts
 
 
 def transform(run_id: str, batch: int) -> dict[str, Any]:
-    """Stores what the batch becomes and returns the checkpoint: {"data": [part, ...], "rejects": [...]}."""
-    extracted = recall_step(run_id, "extract")
-    part = Part(**extracted["batches"][batch])
-    records = (cleaning.record_from_json(parse_json(line.decode("utf-8"))) for line in load_part(part))
+    """Stores the batch's clean rows and rejects, and returns the checkpoint.
+
+    {"data": [file, ...], "rejects": [file, ...]}, each a StoredFile as JSON.
+    """
+    extracted = load_step(run_id, "extract")
+    file = read_stored(StoredFile, extracted["batches"][batch])
+    records = (cleaning.record_from_json(parse_json(line.decode("utf-8"))) for line in read_file(file))
     rows, rejects = cleaning.transform(records, extracted["input"].get("partition_by"))
     name = f"part-{batch:05}.jsonl.gz"
     data = [
-        store_part(run_id, "transform", "/".join(filter(None, ["data", partition, name])), lines)
+        store_file(run_id, "transform", "/".join(filter(None, ["data", partition, name])), lines)
         for partition, lines in sorted(rows.items())
     ]
-    rejected = [store_part(run_id, "transform", f"rejects/{name}", rejects)] if rejects else []
+    rejected = [store_file(run_id, "transform", f"rejects/{name}", rejects)] if rejects else []
     return {"data": [p.to_json() for p in data], "rejects": [p.to_json() for p in rejected]}
 
 
-def count(parts: list[dict[str, Any]]) -> int:
-    """The rows of all parts."""
-    return sum(part["rows"] for part in parts)
+def count(files: list[dict[str, Any]]) -> int:
+    """The rows of all files."""
+    return sum(file["rows"] for file in files)

@@ -1,10 +1,11 @@
-"""A task that the machine gave up: its time ran out, or its message could not be sent."""
+"""A task that the machine gave up: it timed out, or its message could not be sent."""
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from core.errors import named_for_retry
+from core.errors import reraise_transient
 from core.executions import short_cause
 from fan_out import tasks
 from fan_out.tasks import Task
@@ -13,7 +14,7 @@ logger = Logger()
 
 
 class Event(TypedDict):
-    """What the machine caught, and of which task. A task that a worker failed comes here too."""
+    """The error that the machine caught, and the task. A task that a worker failed comes here too."""
 
     run_id: str
     number: int
@@ -23,16 +24,17 @@ class Event(TypedDict):
     cause: str
 
 
-def handler(event: Event, context: Any) -> None:
-    """Records the failure, unless a worker has recorded how the task ended."""
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> None:
+    """Stores the failure, unless a worker has settled the task."""
     task = Task(event["run_id"], event["number"], event["round"], event["service"])
     cause = (
         short_cause(event["cause"])
         or "no worker answered in time; see the workers' log and dead-letter queue"
     )
-    with named_for_retry():
-        record = tasks.fail_unanswered(task, event["error"], cause)
+    state = tasks.fail_unanswered(task, event["error"], cause)
     logger.info(
         "task ended",
-        extra={"run_id": task.run_id, "task": task.number, "status": record.status, "error": record.error},
+        extra={"run_id": task.run_id, "task": task.number, "status": state.status, "error": state.error},
     )

@@ -1,14 +1,15 @@
 """The results of a fan-out run's tasks, in input order."""
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from core.errors import ResultError, TaskError, named_for_retry
+from core.errors import ResultError, TaskError, reraise_transient
 from core.exact_json import Json, dump_json, parse_json
-from core.inputs import as_doubles
+from core.inputs import InputError, as_doubles
 from fan_out import tasks
-from fan_out.tasks import Record
+from fan_out.tasks import TaskPlan, TaskState
 
 logger = Logger()
 
@@ -24,19 +25,10 @@ class Redriven(TaskError):
     """The execution was redriven after tasks failed: the machine goes back and tries those again."""
 
 
-class Plan(TypedDict):
-    """What `split` planned; `round` as it was then."""
-
-    run_id: str
-    round: str
-    tasks: int
-    on_task_error: str
-
-
 class Event(TypedDict):
-    """What the machine sends. `round`: as it is now."""
+    """What the machine sends. `round`: the present one; the plan has that in which it was made."""
 
-    plan: Plan
+    plan: TaskPlan
     round: str
 
 
@@ -55,36 +47,37 @@ class Joined(TypedDict):
     results: list[Json] | None
 
 
-def handler(event: Event, context: Any) -> Joined:
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> Joined:
     """Stores the results and counts them. Raises TaskFailed, Redriven, ResultError."""
     plan = event["plan"]
     logger.append_keys(run_id=plan["run_id"])
     if event["round"] != plan["round"]:
         raise Redriven(f"{plan['round']} was redriven; the tasks that failed are tried again")
-    with named_for_retry():
-        joined = join(plan)
+    joined = join(plan)
     logger.info("joined", extra={"tasks": joined["tasks"], "failed": joined["failed"]})
     return joined
 
 
-def join(plan: Plan) -> Joined:
-    """The output. Raises TaskFailed where a task failed and that fails the run; results are stored still."""
+def join(plan: TaskPlan) -> Joined:
+    """The output. Raises TaskFailed, once the results are stored, where a failed task fails the run."""
     run_id = plan["run_id"]
     results: list[str] = []
     first_failure = ""
     failed = 0
     for group, numbers in tasks.groups_of(plan["tasks"]):
-        records = tasks.load_records(run_id, group)
+        states = tasks.load_states(run_id, group)
         for number in numbers:
-            record = records.get(number)
-            if record is None or not record.is_settled(plan["round"]):
+            state = states.get(number)
+            if state is None or not state.is_settled(plan["round"]):
                 raise ResultError(
-                    f"task {number} of {run_id} has no outcome; its record was changed or deleted"
+                    f"task {number} of {run_id} has no outcome; its state was changed or deleted"
                 )
-            results.append(render(record))
-            if record.status == "failed":
+            results.append(render(state))
+            if state.status == "failed":
                 failed += 1
-                first_failure = first_failure or f"task {number}: {record.error}: {record.cause}"
+                first_failure = first_failure or f"task {number}: {state.error}: {state.cause}"
     key = tasks.store_results(run_id, results)
     if failed and plan["on_task_error"] == "fail":
         raise TaskFailed(
@@ -101,18 +94,18 @@ def join(plan: Plan) -> Joined:
     )
 
 
-def render(record: Record) -> str:
+def render(state: TaskState) -> str:
     """A task's result as JSON text."""
-    if record.status == "done":
-        return record.result
-    return dump_json({"error": record.error, "cause": record.cause})
+    if state.status == "done":
+        return state.result
+    return dump_json({"error": state.error, "cause": state.cause})
 
 
 def inline(results: list[str]) -> list[Json] | None:
-    """The results for the output, or None where they do not fit or would not stay what they are."""
+    """The results for the output, or None where they do not fit or the machine would round a number."""
     if sum(len(result.encode("utf-8")) + 2 for result in results) > MAX_INLINE_BYTES:
         return None
     try:
         return [as_doubles(parse_json(result)) for result in results]
-    except ValueError:
+    except InputError:
         return None

@@ -4,18 +4,21 @@ import hashlib
 from typing import Any, TypedDict
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 
+from core import inputs
 from core.catalog import read_workflows
-from core.checkpoints import load_checkpoint, save_checkpoint
+from core.checkpoints import RunConflict, load_checkpoint, save_checkpoint
 from core.clients import s3
-from core.errors import TaskError, named_for_retry
+from core.errors import reraise_transient
 from core.exact_json import Json, dump_json
-from core.inputs import check_document
+from core.inputs import InputError
 from core.records import Reject, read_json_lines
 from core.services import load_service
 from core.settings import settings
 from fan_out import tasks
+from fan_out.tasks import GroupedTaskPlan, TaskGroup
 
 logger = Logger()
 
@@ -27,14 +30,6 @@ MAX_TASKS = 30_000
 STEP = "fan-out"
 
 
-class InputError(TaskError):
-    """The input is not what the workflow takes; the message says what, and where."""
-
-
-class RunConflict(TaskError):
-    """The run id was used before, with other tasks or another service."""
-
-
 class Event(TypedDict):
     """What the machine sends. `round`: the execution and how often it was redriven."""
 
@@ -43,59 +38,41 @@ class Event(TypedDict):
     round: str
 
 
-class Group(TypedDict):
-    """The tasks of one child execution that are to be done in this round, by number."""
-
-    run_id: str
-    round: str
-    service: str
-    tasks: list[int]
-
-
-class Plan(TypedDict):
-    """What the rest of the run goes by. `tasks`: how many there are, done or not."""
-
-    run_id: str
-    round: str
-    tasks: int
-    on_task_error: str
-    groups: list[Group]
-
-
-def handler(event: Event, context: Any) -> Plan:
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> GroupedTaskPlan:
     """Plans the tasks that are not done. Raises InputError, RunConflict, UnknownService."""
     logger.append_keys(run_id=event["run_id"])
-    with named_for_retry():
-        plan = split(event)
+    plan = split(event)
     logger.info("plan", extra={"tasks": plan["tasks"], "groups": len(plan["groups"])})
     return plan
 
 
-def split(event: Event) -> Plan:
-    """The plan. What it stores has the same content for the same input, so a second try changes nothing."""
+def split(event: Event) -> GroupedTaskPlan:
+    """The plan. What it stores has the same content for the same input, so a retry changes nothing."""
     run_id = event["run_id"]
     try:
-        document = check_document(read_workflows()["fan_out"], event["input"])
-    except ValueError as error:
+        document = inputs.validate(read_workflows()["fan_out"], event["input"])
+    except InputError as error:
         raise InputError(f"the input of fan_out: {error}") from None
     service = document.get("service", DEFAULT_SERVICE)
     load_service(service)
     names = document["names"] if isinstance(document["names"], list) else load_names(document["names"])
     if len(names) > MAX_TASKS:
         raise InputError(f"{len(names):,} tasks in one run; at most {MAX_TASKS:,}: start several runs")
-    resumed = agree(run_id, service, names)
+    resumed = claim_run_id(run_id, service, names)
     groups = []
     for group, numbers in tasks.groups_of(len(names)):
         done = (
-            {number for number, r in tasks.load_records(run_id, group).items() if r.status == "done"}
+            {number for number, state in tasks.load_states(run_id, group).items() if state.status == "done"}
             if resumed
             else set()
         )
         pending = [number for number in numbers if number not in done]
         if pending:
             tasks.store_documents(run_id, group, names[numbers.start : numbers.stop])
-            groups.append(Group(run_id=run_id, round=event["round"], service=service, tasks=pending))
-    return Plan(
+            groups.append(TaskGroup(run_id=run_id, round=event["round"], service=service, tasks=pending))
+    return GroupedTaskPlan(
         run_id=run_id,
         round=event["round"],
         tasks=len(names),
@@ -104,8 +81,8 @@ def split(event: Event) -> Plan:
     )
 
 
-def agree(run_id: str, service: str, names: list[Json]) -> bool:
-    """Whether the run id was used before, with the same tasks. Raises RunConflict where with others."""
+def claim_run_id(run_id: str, service: str, names: list[Json]) -> bool:
+    """Binds the run id to these tasks; whether it was bound to them before. Raises RunConflict for others."""
     text = dump_json({"service": service, "names": names})
     identity = {"tasks": len(names), "digest": hashlib.sha256(text.encode("utf-8")).hexdigest()}
     resumed, earlier = load_checkpoint(run_id, STEP)

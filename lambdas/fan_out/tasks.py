@@ -1,16 +1,16 @@
-"""The tasks of fan-out runs: what each is to do, in S3, and how far it is, in the table.
+"""The tasks of fan-out runs: the document of each in S3, its state in the table.
 
-A task's record makes its work count once, however often its message is delivered:
+The state makes a task's work count once, however often its message is delivered:
 
-    running   a worker owns it until `lease_until`; after that it counts as dead and the next one takes over
-    waiting   a try ended with an error that may pass; the next delivery tries again
-    done      `result` holds what the service returned; a further delivery only sends the answer again
+    running   a worker owns it until `lease_until`; then the worker counts as dead and another takes over
+    waiting   a try ended with a transient error; the next delivery tries again
+    done      `result` holds what the service returned; a further delivery only repeats the callback
     failed    `error` and `cause` say why; final within its round
 
 A round is one pass of one execution over the tasks that are not done. Another execution with the same run id,
-or a redrive, is a new round: what failed is tried again, what is done stays.
+or a redrive, is a new round: failed tasks are tried again, and tasks that are done stay done.
 
-    task#{run id}#{group}  {number}                    the record (core.table)
+    task#{run id}#{group}  {number}                    the state (core.table)
     fan_out/{run id}/tasks-{group}.json                an array of documents, in S3
     fan_out/{run id}/results.jsonl                     a line for each task, in S3
 """
@@ -19,28 +19,25 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
-
-from boto3.dynamodb.conditions import Key
-from boto3.dynamodb.types import TypeDeserializer
-from botocore.exceptions import ClientError
+from typing import Any, Literal, TypedDict
 
 from core.clients import s3
 from core.errors import ResultError, TransientError
 from core.exact_json import Json, dump_json, parse_json
 from core.settings import settings
-from core.table import expires_at, table
+from core.stored import read_stored
+from core.table import get_item, put_if, query_items
 
 # Tasks of one child execution, one object in S3 and one partition of the table. docs/fan-out.md has the sums:
 # its history stays far below 25,000 events, and a partition takes 1,000 writes a second.
 GROUP_TASKS = 200
 
-# How many workers a task may end in one round before it counts as poison.
+# How many workers may die at a task in one round before it fails as poison.
 MAX_DEATHS = 3
 
-# A result is in the record (DynamoDB's limit is 400 KB), and all of a run's results pass through one Lambda.
+# A result is in the item (DynamoDB's limit is 400 KB), and all of a run's results pass through one Lambda.
 MAX_RESULT_BYTES = 16 * 1024
 
 MAX_CAUSE_CHARS = 1000
@@ -50,7 +47,7 @@ NOT_IN_MESSAGES = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010f
 
 SEE_LOG = " (out of time or memory, or a crash); their log says more"
 
-# Groups whose documents a worker keeps: its batches come from few groups at a time.
+# Groups whose documents a worker keeps in memory: its messages come from few groups at a time.
 CACHED_GROUPS = 8
 
 Status = Literal["running", "waiting", "done", "failed"]
@@ -62,6 +59,30 @@ class TaskBusy(Exception):
     def __init__(self, seconds: int) -> None:
         super().__init__(f"another worker owns the task for up to {seconds} s")
         self.seconds = seconds
+
+
+class TaskGroup(TypedDict):
+    """The tasks of one child execution that are to be done in this round, by number."""
+
+    run_id: str
+    round: str
+    service: str
+    tasks: list[int]
+
+
+class TaskPlan(TypedDict):
+    """What `split` plans and `join` finishes. `tasks`: how many there are, done or not."""
+
+    run_id: str
+    round: str
+    tasks: int
+    on_task_error: str
+
+
+class GroupedTaskPlan(TaskPlan):
+    """The plan with the groups that the machine's Map runs."""
+
+    groups: list[TaskGroup]
 
 
 @dataclass(frozen=True)
@@ -80,8 +101,8 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Record:
-    """How far a task is. `lease_until`: epoch seconds. `deaths`: workers that it ended in this round."""
+class TaskState:
+    """The state of a task. `lease_until`: epoch seconds. `deaths`: workers that died at it in this round."""
 
     status: Status
     round: str
@@ -98,35 +119,35 @@ class Record:
 
     @property
     def has_died(self) -> bool:
-        """Whether its owner ended without a word."""
+        """Whether its lease expired while it ran: its worker died, or is too slow to count."""
         return self.status == "running" and self.lease_until <= time.time()
 
 
-def claim(task: Task, lease_until: int, *, last: bool) -> Record:
-    """Makes the caller the task's owner, or returns the record that says that nothing is left to do.
+def claim(task: Task, lease_until: int, *, last: bool) -> TaskState:
+    """Makes the caller the task's owner, or returns the settled state, where nothing is left to do.
 
-    A task that ended MAX_DEATHS workers is failed instead; so is, at its `last` delivery, one that ended any:
-    nobody would be left to tell of it if it did so again. Raises TaskBusy.
+    A task at which MAX_DEATHS workers died is failed instead; so is, at its `last` delivery, one at which any
+    died: after another death no delivery would be left to report it. Raises TaskBusy.
     """
-    mine = Record("running", task.round, owner=uuid.uuid4().hex, lease_until=lease_until)
-    earlier = _put(task, mine, None)
+    claimed = TaskState("running", task.round, owner=uuid.uuid4().hex, lease_until=lease_until)
+    earlier = _put(task, claimed, None)
     if earlier is None:
-        return mine
+        return claimed
     if earlier.is_settled(task.round):
         return earlier
     if earlier.status == "running" and not earlier.has_died:
         raise _busy(earlier)
     if earlier.round == task.round:
-        mine = replace(mine, deaths=earlier.deaths + earlier.has_died)
-        if earlier.has_died and (last or mine.deaths >= MAX_DEATHS):
-            mine = _failed(
-                mine, "WorkerDied", f"{mine.deaths} of its workers ended while they ran it{SEE_LOG}"
+        claimed = replace(claimed, deaths=earlier.deaths + earlier.has_died)
+        if earlier.has_died and (last or claimed.deaths >= MAX_DEATHS):
+            claimed = _failed(
+                claimed, "WorkerDied", f"{claimed.deaths} of its workers died while they ran it{SEE_LOG}"
             )
-    return _settle(task, mine, earlier)
+    return _settle(task, claimed, earlier)
 
 
-def finish(task: Task, mine: Record, result: Json) -> Record:
-    """Records what the service returned; where the caller is no longer the owner, returns what counts.
+def finish(task: Task, claimed: TaskState, result: Json) -> TaskState:
+    """Stores what the service returned and returns the state that counts: another owner's, if there is one.
 
     Raises ResultError for a result that is too large, TaskBusy.
     """
@@ -140,55 +161,45 @@ def finish(task: Task, mine: Record, result: Json) -> Record:
             f"{task.service} returned {size:,} bytes and a task's result has at most {MAX_RESULT_BYTES:,}; "
             "let the service store it and return its key"
         )
-    return _settle(task, replace(mine, status="done", result=text), mine)
+    return _settle(task, replace(claimed, status="done", result=text), claimed)
 
 
-def fail(task: Task, mine: Record, error: str, cause: str) -> Record:
-    """Records why the task failed for good; where the caller is no longer the owner, returns what counts."""
-    return _settle(task, _failed(mine, error, cause), mine)
+def fail(task: Task, claimed: TaskState, error: str, cause: str) -> TaskState:
+    """Stores why the task failed for good; returns the state that counts, as `finish` does."""
+    return _settle(task, _failed(claimed, error, cause), claimed)
 
 
-def release(task: Task, mine: Record) -> None:
-    """Lets the next delivery try again at once, unless somebody else has the task already."""
-    _put(task, replace(mine, status="waiting"), mine)
+def release(task: Task, claimed: TaskState) -> None:
+    """Lets the next delivery try again at once, unless another worker has claimed the task already."""
+    _put(task, replace(claimed, status="waiting"), claimed)
 
 
-def fail_unanswered(task: Task, error: str, cause: str) -> Record:
-    """Records that the machine gave the task up, unless it is settled; returns what counts.
+def fail_unanswered(task: Task, error: str, cause: str) -> TaskState:
+    """Stores that the machine gave the task up, unless it is settled; returns the state that counts.
 
-    Raises TransientError where a worker changed the record at the same moment.
+    Raises TransientError where a worker changes the state at the same time.
     """
-    failed = _failed(Record("failed", task.round, owner=uuid.uuid4().hex), error, cause)
+    failed = _failed(TaskState("failed", task.round, owner=uuid.uuid4().hex), error, cause)
     earlier = _put(task, failed, None)
     if earlier is None:
         return failed
     if earlier.is_settled(task.round):
         return earlier
     if _put(task, failed, earlier) is not None:
-        raise TransientError(f"the record of task {task.number} is changing at this moment")
+        raise TransientError(f"the state of task {task.number} is changing at the same time")
     return failed
 
 
-def load_record(task: Task) -> Record | None:
-    """The task's record, or None before its first start."""
-    key = {"pk": _partition(task.run_id, task.group), "sk": _sort_key(task.number)}
-    item = table().get_item(Key=key, ConsistentRead=True).get("Item")
-    return _record(item) if item else None
+def load_state(task: Task) -> TaskState | None:
+    """The task's state, or None before its first start."""
+    item = get_item(_key(task))
+    return read_stored(TaskState, item) if item else None
 
 
-def load_records(run_id: str, group: int) -> dict[int, Record]:
-    """The records of a group's tasks, by task number."""
-    records: dict[int, Record] = {}
-    query: dict[str, Any] = {
-        "KeyConditionExpression": Key("pk").eq(_partition(run_id, group)),
-        "ConsistentRead": True,
-    }
-    while True:
-        page = table().query(**query)
-        records.update((int(str(item["sk"])), _record(item)) for item in page["Items"])
-        if "LastEvaluatedKey" not in page:
-            return records
-        query["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+def load_states(run_id: str, group: int) -> dict[int, TaskState]:
+    """The states of a group's tasks, by task number."""
+    items = query_items(_partition(run_id, group))
+    return {int(item["sk"]): read_stored(TaskState, item) for item in items}
 
 
 def groups_of(tasks: int) -> Iterator[tuple[int, range]]:
@@ -230,62 +241,49 @@ def _put_object(key: str, text: str, content_type: str) -> None:
     s3().put_object(Bucket=settings().bucket, Key=key, Body=text.encode("utf-8"), ContentType=content_type)
 
 
-def _failed(record: Record, error: str, cause: str) -> Record:
+def _failed(record: TaskState, error: str, cause: str) -> TaskState:
     readable = NOT_IN_MESSAGES.sub("?", cause)[:MAX_CAUSE_CHARS]
     return replace(record, status="failed", result="", error=error, cause=readable)
 
 
-def _settle(task: Task, record: Record, expected: Record) -> Record:
-    """Replaces the record that is expected, or returns the one that somebody else settled meanwhile."""
-    other = _put(task, record, expected)
+def _settle(task: Task, state: TaskState, expected: TaskState) -> TaskState:
+    """Replaces the state that is expected, or returns the one that another worker settled meanwhile."""
+    other = _put(task, state, expected)
     if other is None:
-        return record
+        return state
     if other.is_settled(task.round):
         return other
     raise _busy(other)
 
 
-def _busy(other: Record) -> TaskBusy:
+def _busy(other: TaskState) -> TaskBusy:
     return TaskBusy(max(1, other.lease_until - int(time.time())))
 
 
-def _put(task: Task, record: Record, expected: Record | None) -> Record | None:
-    """Writes a record where there is the expected one, or none; else returns the one that is there."""
-    item = {**asdict(record), "pk": _partition(task.run_id, task.group), "sk": _sort_key(task.number)}
-    condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(pk)"}
-    if expected is not None:
-        condition = {
-            "ConditionExpression": "#owner = :owner AND #status = :status",
-            "ExpressionAttributeNames": {"#owner": "owner", "#status": "status"},
-            "ExpressionAttributeValues": {":owner": expected.owner, ":status": expected.status},
-        }
-    try:
-        table().put_item(
-            Item={**item, "expires_at": expires_at()},
-            ReturnValuesOnConditionCheckFailure="ALL_OLD",
-            **condition,
+def _put(task: Task, state: TaskState, expected: TaskState | None) -> TaskState | None:
+    """Writes a state where there is the expected one, or none; else returns the one that is there."""
+    item = {**_key(task), **asdict(state)}
+    if expected is None:
+        found = put_if("attribute_not_exists(pk)", item)
+    else:
+        found = put_if(
+            "#owner = :owner AND #status = :status",
+            item,
+            {":owner": expected.owner, ":status": expected.status},
         )
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-            raise
-        found: dict[str, Any] = dict(error.response.get("Item", {}))  # type: ignore[call-overload]
-        if not found:
-            # It was there a moment ago: deleted by hand, or by its time to live.
-            raise TransientError(f"the record of task {task.number} is gone") from error
-        there = _record({name: TypeDeserializer().deserialize(value) for name, value in found.items()})
-        # A write that was sent twice, since its first answer was lost, finds itself.
-        return None if there == record else there
-    return None
+    if found is None:
+        return None
+    if not found:
+        # It was there a moment ago: deleted by hand, or by its time to live.
+        raise TransientError(f"the state of task {task.number} is gone")
+    there = read_stored(TaskState, found)
+    # A write that botocore repeated, since its first answer was lost, finds itself.
+    return None if there == state else there
 
 
-def _record(item: dict[str, Any]) -> Record:
-    values = {field.name: item[field.name] for field in fields(Record)}
-    return Record(**{**values, "lease_until": int(values["lease_until"]), "deaths": int(values["deaths"])})
+def _key(task: Task) -> dict[str, str]:
+    return {"pk": _partition(task.run_id, task.group), "sk": f"{task.number:06}"}
 
 
 def _partition(run_id: str, group: int) -> str:
     return f"task#{run_id}#{group}"
-
-
-def _sort_key(number: int) -> str:
-    return f"{number:06}"

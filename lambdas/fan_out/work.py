@@ -1,7 +1,7 @@
 """Tasks from the queue, each through its service, and the answers to the machine that waits for them.
 
-The record comes first, the answer second: an answer that does not get through is sent again by the next
-delivery, from the record, without running the service again.
+The task's state is stored first and the callback sent second: a callback that fails is repeated by the next
+delivery from the stored state, without running the service again.
 """
 
 import time
@@ -19,51 +19,53 @@ from core.errors import TaskError, is_transient
 from core.exact_json import parse_json
 from core.services import run_service
 from core.settings import setting
+from core.stored import read_stored
 from fan_out import tasks
-from fan_out.tasks import Record, Task, TaskBusy
+from fan_out.tasks import Task, TaskBusy, TaskState
 
 logger = Logger()
 processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 
-# Between tries of a task, doubled with each delivery.
+# The pause before the next try of a task: doubled with each delivery, up to the longest.
 FIRST_DELAY_SECONDS = 1
 LONGEST_DELAY_SECONDS = 60
 
-# The machine no longer waits for this answer: it was answered, its time ran out, or its run was stopped.
+# The machine no longer waits for this callback: it came before, its timeout passed, or its run was stopped.
 # https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html
 NOT_WAITED_FOR = ("TaskDoesNotExist", "TaskTimedOut", "InvalidToken")
 
 
+@logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
-    """Reports the messages that have to come again; all others are done with.
+    """Reports the messages that SQS has to deliver again; all others are done.
 
-    Tasks that ended a worker before come last: they may do so again, and must not take others along.
+    Tasks at which a worker died come last: another death must not take the other messages' work with it.
     """
     messages = {"Records": sorted(event["Records"], key=last_death)}
     return process_partial_response(messages, work, processor, context)
 
 
 def last_death(message: dict[str, Any]) -> int:
-    """When the task last ended a worker, in epoch seconds; 0 if it never did."""
+    """When a worker last died at the task, in epoch seconds; 0 for never."""
     if int(message["attributes"]["ApproximateReceiveCount"]) == 1:
         return 0
     try:
         task, _ = read(message["body"])
     except (ValueError, TypeError, KeyError):
-        return 0  # no task of ours; it goes to the dead-letter queue
-    record = tasks.load_record(task)
-    return record.lease_until if record and record.has_died else 0
+        return 0  # no task of the fan-out; it goes to the dead-letter queue
+    state = tasks.load_state(task)
+    return state.lease_until if state and state.has_died else 0
 
 
 def read(body: str) -> tuple[Task, str]:
-    """The task that a message names, and the token of whoever waits for it."""
+    """The task that a message names, and the token of its callback."""
     message = parse_json(body)
     token: str = message.pop("token")
-    return Task(**message), token
+    return read_stored(Task, message), token
 
 
 def work(record: SQSRecord, lambda_context: LambdaContext) -> None:
-    """One message. Raises what makes it come again."""
+    """Handles one message. Raises the error for which SQS is to deliver it again."""
     task, token = read(record.body)
     receive_count = int(record.attributes.approximate_receive_count)
     logger.append_keys(run_id=task.run_id, task=task.number)
@@ -75,38 +77,38 @@ def work(record: SQSRecord, lambda_context: LambdaContext) -> None:
         )
         answer(token, task, outcome)
         if outcome.status == "failed":
-            bury(record, outcome)
+            send_to_dead_letters(record, outcome)
     except Exception as error:
         delay = delay_seconds(error, receive_count)
-        logger.warning("comes again", extra={"error": error_name(error), "delay": delay})
+        logger.warning("retry", extra={"error": error_name(error), "delay": delay})
         sqs().change_message_visibility(
             QueueUrl=setting("TASK_QUEUE_URL"), ReceiptHandle=record.receipt_handle, VisibilityTimeout=delay
         )
         raise
 
 
-def settle(task: Task, *, lease_until: int, last: bool) -> Record:
-    """Runs the task, unless it is done or failed already; returns its record, which is one of the two.
+def settle(task: Task, *, lease_until: int, last: bool) -> TaskState:
+    """Runs the task, unless it is done or failed already; returns its state, which is one of the two.
 
-    `lease_until`: when this invocation cannot be running any more. Raises TaskBusy, and what went wrong where
-    another delivery is to try again: all but the final errors of core.errors, until the `last` one.
+    `lease_until`: when this invocation cannot be running any more. Raises TaskBusy, and every error that is
+    not final (core.errors), so that SQS delivers the message again; at the `last` delivery each is final.
     """
-    mine = tasks.claim(task, lease_until, last=last)
-    if mine.is_settled(task.round):
-        return mine
+    claimed = tasks.claim(task, lease_until, last=last)
+    if claimed.is_settled(task.round):
+        return claimed
     try:
-        return tasks.finish(task, mine, run_service(task.service, tasks.load_document(task)))
+        return tasks.finish(task, claimed, run_service(task.service, tasks.load_document(task)))
     except TaskBusy:
         raise
     except Exception as error:
         is_final = isinstance(error, TaskError) and not is_transient(error)
         if not is_final and not last:
-            tasks.release(task, mine)
+            tasks.release(task, claimed)
             raise
-        return tasks.fail(task, mine, type(error).__name__, str(error))
+        return tasks.fail(task, claimed, type(error).__name__, str(error))
 
 
-def bury(record: SQSRecord, outcome: Record) -> None:
+def send_to_dead_letters(record: SQSRecord, outcome: TaskState) -> None:
     """Puts a task that failed for good into the dead-letter queue, with the reason beside it."""
     attributes = {"error": outcome.error, "cause": outcome.cause or "none was given"}
     sqs().send_message(
@@ -118,8 +120,8 @@ def bury(record: SQSRecord, outcome: Record) -> None:
     )
 
 
-def answer(token: str, task: Task, outcome: Record) -> None:
-    """Tells the machine how the task ended; results do not pass through it, as thousands would not fit."""
+def answer(token: str, task: Task, outcome: TaskState) -> None:
+    """Sends the callback to the machine, without the result: thousands would not fit the payload."""
     try:
         if outcome.status == "done":
             task_callbacks().send_task_success(taskToken=token, output="{}")
@@ -128,7 +130,7 @@ def answer(token: str, task: Task, outcome: Record) -> None:
     except ClientError as error:
         if error.response["Error"]["Code"] not in NOT_WAITED_FOR:
             raise
-        logger.info("nobody waits for the answer")
+        logger.info("the machine no longer waits for the callback")
 
 
 def error_name(error: Exception) -> str:
@@ -137,7 +139,7 @@ def error_name(error: Exception) -> str:
 
 
 def delay_seconds(error: Exception, receive_count: int) -> int:
-    """How long a message stays hidden after it failed: until the owner's lease ends, or a growing pause."""
+    """How long a message that failed stays invisible: until the owner's lease ends, or a growing pause."""
     if isinstance(error, TaskBusy):
         return error.seconds + 1
     return int(min(FIRST_DELAY_SECONDS * 2 ** (receive_count - 1), LONGEST_DELAY_SECONDS))

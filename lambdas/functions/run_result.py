@@ -12,5 +12,5 @@ def run_result(handle: str | None) -> Any:
         return None
     run = find_run(stepfunctions(), handle)
     if run.status in ("FAILED", "TIMED_OUT", "ABORTED"):
-        return {"error": run.error or run.status, "cause": run.cause, "execution": run.handle}
+        return {"error": run.error, "cause": run.cause, "execution": run.arn}
     return run.output

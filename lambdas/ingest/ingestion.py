@@ -29,8 +29,9 @@ from core.objects import put_once
 from core.records import Row
 from core.remote import load_function, run_rows
 from core.settings import settings
+from core.stored import read_stored
 from ingest.file_rows import Format, RowError, decode, find_format, read_arguments, read_rows
-from ingest.landed_objects import PREFIX, Content, Object, ObjectError, read_content
+from ingest.landed_objects import PREFIX, Content, LandedObject, ObjectError, read_content
 
 OUTPUT_PREFIX = "ingested/"
 
@@ -50,7 +51,7 @@ WRITE_SECONDS = 20
 _ROW_NUMBER = re.compile(r"^((?:\w+, )?)row (\d+):")
 
 
-class Result(TypedDict):
+class IngestResult(TypedDict):
     """What a run records of an object, and answers.
 
     `outcome`: processed; recorded (it has no rows, or its key names no function); gone (it was deleted or
@@ -70,7 +71,7 @@ class Result(TypedDict):
 
 
 @dataclass(frozen=True)
-class Table:
+class RowSource:
     """An object's text as rows for a function."""
 
     text: str
@@ -78,31 +79,31 @@ class Table:
     signature: Signature
 
 
-def ingest(found: Object, seconds_left: Callable[[], float]) -> Result | None:
-    """Takes the object's rows through its function; None where time ran out between two chunks.
+def ingest(landed: LandedObject, seconds_left: Callable[[], float]) -> IngestResult | None:
+    """Takes the object's rows through its function; None where the time left is too short for another chunk.
 
     Each call finishes one more chunk at least. Raises ObjectError, RowError and what `run_rows` raises.
     """
-    content = Content(**found["content"])
-    name, form = function_name(content.key), find_format(found["content_type"], content.key)
+    content = read_stored(Content, landed["content"])
+    name, form = function_name(content.key), find_format(landed["content_type"], content.key)
     if name is None or form is None:
-        return _result(found, "recorded")
+        return _result(landed, "recorded")
     signature = find_signature(name)
     output = output_key(content)
     rows = _rows_written(output)
     if rows is None:
-        text = _load_text(found)
+        text = _load_text(landed)
         if text is None:
-            return _result(found, "gone")
-        table = Table(text, form, signature)
-        rows = check_rows(table)
-        parts = _run_chunks(content, table, rows, seconds_left)
+            return _result(landed, "gone")
+        source = RowSource(text, form, signature)
+        rows = check_rows(source)
+        parts = _run_chunks(content, source, rows, seconds_left)
         if parts is None:
             return None
-        # An earlier owner, late or dead since, may have been there first; what is there stays.
+        # An earlier owner, whose lease expired since, may have written it; what was written first stays.
         body = b"".join(part.encode("utf-8") for part in parts)
         put_once(output, body, ContentType="application/jsonl", Metadata={"rows": str(rows)})
-    return _result(found, "processed", signature.name, rows, output)
+    return _result(landed, "processed", signature.name, rows, output)
 
 
 def function_name(key: str) -> str | None:
@@ -134,48 +135,49 @@ def output_key(content: Content) -> str:
     return key
 
 
-def check_rows(table: Table) -> int:
+def check_rows(source: RowSource) -> int:
     """The number of rows. Reads each of them, so that bad input fails before anything is done.
 
     Raises RowError, also where no row has a column that the function takes.
     """
     count = 0
     columns: dict[str, None] = {}
-    for row in read_rows(table.text, table.form):
+    for row in read_rows(source.text, source.form):
         count += 1
         columns.update(dict.fromkeys(row.values))
-        read_arguments(table.signature, table.form, row)
-    missing = [p.name for p in table.signature.parameters if p.name not in columns]
+        read_arguments(source.signature, source.form, row)
+    missing = [p.name for p in source.signature.parameters if p.name not in columns]
     if count and missing:
         known = ", ".join(columns)
         raise RowError(
-            f"no row has the column {missing[0]!r}, which {table.signature} takes; there are: {known}"
+            f"no row has the column {missing[0]!r}, which {source.signature} takes; there are: {known}"
         )
     return count
 
 
-def _load_text(found: Object) -> str | None:
+def _load_text(landed: LandedObject) -> str | None:
     """The object's text, of exactly this content; None where it is gone."""
-    if found["bytes"] > MAX_OBJECT_BYTES:
+    if landed["bytes"] > MAX_OBJECT_BYTES:
         raise ObjectError(
-            f"the object has {found['bytes']:,} bytes and at most {MAX_OBJECT_BYTES:,} are ingested; split it"
+            f"the object has {landed['bytes']:,} bytes and at most {MAX_OBJECT_BYTES:,} are ingested; "
+            "split it"
         )
-    body = read_content(Content(**found["content"]))
+    body = read_content(read_stored(Content, landed["content"]))
     return None if body is None else decode(body, MAX_OBJECT_BYTES)
 
 
 def _run_chunks(
-    content: Content, table: Table, count: int, seconds_left: Callable[[], float]
+    content: Content, source: RowSource, count: int, seconds_left: Callable[[], float]
 ) -> list[str] | None:
     """The output, a part for each chunk; None where the next chunk may not fit into the time that is left."""
-    run_chunk = partial(_run_chunk, table, load_function(table.signature.name))
-    rows = read_rows(table.text, table.form)
-    size = table.signature.chunk_rows
+    run_chunk = partial(_run_chunk, source, load_function(source.signature.name))
+    rows = read_rows(source.text, source.form)
+    size = source.signature.chunk_rows
     if count <= size:
         return [run_chunk(list(rows))]
     if count > size * MAX_CHUNKS:
         raise ObjectError(
-            f"the object has {count:,} rows, and {table.signature.name} takes at most {size * MAX_CHUNKS:,} "
+            f"the object has {count:,} rows, and {source.signature.name} takes at most {size * MAX_CHUNKS:,} "
             f"of one object ({MAX_CHUNKS:,} chunks); split it"
         )
     run_id = checkpoints_id(content)
@@ -195,10 +197,10 @@ def _run_chunks(
     return parts
 
 
-def _run_chunk(table: Table, function: Callable[..., Any], rows: Sequence[Row]) -> str:
-    arguments = [read_arguments(table.signature, table.form, row) for row in rows]
+def _run_chunk(source: RowSource, function: Callable[..., Any], rows: Sequence[Row]) -> str:
+    arguments = [read_arguments(source.signature, source.form, row) for row in rows]
     try:
-        values = run_rows(table.signature, function, arguments, 0)
+        values = run_rows(source.signature, function, arguments, 0)
     except TaskError as error:
         # To whoever uploaded a file, a line says where; to run_rows, the number in the chunk.
         error.args = (_ROW_NUMBER.sub(lambda m: f"{m[1]}line {rows[int(m[2])].line}:", str(error)),)
@@ -226,21 +228,21 @@ def _rows_written(output: str) -> int | None:
 
 
 def _result(
-    found: Object,
+    landed: LandedObject,
     outcome: str,
     function: str | None = None,
     rows: int | None = None,
     output: str | None = None,
-) -> Result:
-    content = found["content"]
-    return Result(
+) -> IngestResult:
+    content = landed["content"]
+    return IngestResult(
         outcome=outcome,
         bucket=content["bucket"],
         key=content["key"],
         etag=content["etag"],
         version_id=content["version_id"],
-        content_type=found["content_type"],
-        bytes=found["bytes"],
+        content_type=landed["content_type"],
+        bytes=landed["bytes"],
         function=function,
         rows=rows,
         output=output,

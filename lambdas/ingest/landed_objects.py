@@ -1,4 +1,4 @@
-"""Objects in the bucket: written once, and found and read as exactly the content that landed."""
+"""Objects that landed in the bucket, found and read as exactly the content that landed."""
 
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -20,7 +20,7 @@ class ObjectError(TaskError):
     """An object that cannot be ingested; the message says why and what to do."""
 
 
-class Object(TypedDict):
+class LandedObject(TypedDict):
     """An object as the machine carries it. `content`: the fields of a Content; `bytes`: its size."""
 
     content: dict[str, Any]
@@ -46,7 +46,7 @@ class Content:
         return f"{self.etag}.{self.version_id}" if self.version_id else self.etag
 
 
-def find_object(key: str, etag: str | None, version_id: str | None) -> Object | None:
+def find_object(key: str, etag: str | None, version_id: str | None) -> LandedObject | None:
     """The object of this key and content; None where it is gone. Without an etag: as it is now.
 
     Raises ObjectError for a key that is not below PREFIX.
@@ -62,17 +62,17 @@ def find_object(key: str, etag: str | None, version_id: str | None) -> Object | 
         if error.response["Error"]["Code"] in _GONE:
             return None
         raise
-    found = head["ETag"].strip('"')
-    if etag and found != etag.strip('"'):
+    present = head["ETag"].strip('"')
+    if etag and present != etag.strip('"'):
         return None
     # "null" is the version of what is uploaded while a bucket's versioning is suspended.
-    found_version = head.get("VersionId")
-    return Object(
+    version = head.get("VersionId")
+    return LandedObject(
         content={
             "bucket": settings().bucket,
             "key": key,
-            "etag": found,
-            "version_id": None if found_version == "null" else found_version,
+            "etag": present,
+            "version_id": None if version == "null" else version,
         },
         content_type=head.get("ContentType", ""),
         bytes=head["ContentLength"],

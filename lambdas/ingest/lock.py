@@ -1,11 +1,13 @@
-"""The lock on an object that landed: what it holds now, and whether this run may work on it."""
+"""Locks the content of an object that landed, for this run."""
 
 from typing import Any, TypedDict
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from core.errors import named_for_retry
+from core.errors import reraise_transient
 from core.settings import settings
+from core.stored import read_stored
 from ingest.landed_objects import Content, ObjectError, find_object
 from ingest.locks import Lock, acquire
 
@@ -20,26 +22,27 @@ class Event(TypedDict):
     run_id: str
 
 
-def handler(event: Event, context: Any) -> dict[str, Any]:
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
     """Takes the lock on the object's present content, unless another run has it or is done with it.
 
     Returns {"outcome": "locked", "object": ...}, or the run's output where there is nothing to do for it:
     `outcome` is gone, held or skipped, and `message` says more. Raises ObjectError.
     """
-    logger.append_keys(owner=event["owner"])
+    logger.append_keys(execution=event["owner"], run_id=event["run_id"])
     document = event["input"]
-    with named_for_retry():
-        key = document.get("key")
-        if not key:
-            raise ObjectError('the input has no "key", which names the object: {"key": "ingest/..."}')
-        found = find_object(key, document.get("etag"), document.get("version-id"))
-        if found is None:
-            answer = describe_gone(key)
-        else:
-            content = Content(**found["content"])
-            lock = acquire(content, event["owner"], event["run_id"])
-            mine = lock.owner == event["owner"] and lock.result is None
-            answer = {"outcome": "locked", "object": found} if mine else describe(lock, content)
+    key = document.get("key")
+    if not key:
+        raise ObjectError('the input has no "key", which names the object: {"key": "ingest/..."}')
+    landed = find_object(key, document.get("etag"), document.get("version-id"))
+    if landed is None:
+        answer = describe_gone(key)
+    else:
+        content = read_stored(Content, landed["content"])
+        lock = acquire(content, event["owner"], event["run_id"])
+        is_taken = lock.owner == event["owner"] and lock.result is None
+        answer = {"outcome": "locked", "object": landed} if is_taken else describe(lock, content)
     logger.info("lock", extra={"outcome": answer["outcome"]})
     return answer
 
@@ -52,7 +55,7 @@ def describe_gone(key: str) -> dict[str, Any]:
 
 
 def describe(lock: Lock, content: Content) -> dict[str, Any]:
-    """The output of a run that found the lock with another."""
+    """The output of a run that found the lock held by another run, or the content done."""
     if lock.result is not None:
         message = f"this content was ingested before, by run {lock.owner}"
         return {**lock.result, "outcome": "skipped", "message": message}

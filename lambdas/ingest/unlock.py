@@ -1,11 +1,13 @@
-"""The end of a lock: the content is done for good, or anybody may try again."""
+"""Completes the lock of a content that is done, or releases the lock of one that failed."""
 
 from typing import Any, TypedDict
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from core.errors import named_for_retry
-from ingest.landed_objects import Content, Object
+from core.errors import reraise_transient
+from core.stored import read_stored
+from ingest.landed_objects import Content, LandedObject
 from ingest.locks import complete, release
 
 logger = Logger()
@@ -14,22 +16,24 @@ logger = Logger()
 class Event(TypedDict):
     """What the ingest machine sends. `result`: what the work returned, None where it failed."""
 
-    object: Object
+    object: LandedObject
     owner: str
+    run_id: str
     result: dict[str, Any] | None
 
 
-def handler(event: Event, context: Any) -> dict[str, Any] | None:
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> dict[str, Any] | None:
     """Records the result, or releases the lock where there is none. Raises LockLost where another has it.
 
-    A lock that is to be released and is another's by now is left alone.
+    A lock that is to be released and that another run has taken since is left alone.
     """
-    logger.append_keys(owner=event["owner"])
-    content, result = Content(**event["object"]["content"]), event["result"]
-    with named_for_retry():
-        if result is None or result["outcome"] == "gone":
-            logger.info("release", extra={"released": release(content, event["owner"])})
-        else:
-            complete(content, event["owner"], result)
-            logger.info("complete")
+    logger.append_keys(execution=event["owner"], run_id=event["run_id"])
+    content, result = read_stored(Content, event["object"]["content"]), event["result"]
+    if result is None or result["outcome"] == "gone":
+        logger.info("release", extra={"released": release(content, event["owner"])})
+    else:
+        complete(content, event["owner"], result)
+        logger.info("complete")
     return result

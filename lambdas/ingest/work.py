@@ -1,12 +1,14 @@
-"""The work on an object that is locked: its rows through the remote function that its key names."""
+"""The rows of a locked object, through the remote function that its key names."""
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from core.errors import named_for_retry
-from ingest.ingestion import Result, ingest
-from ingest.landed_objects import Content, Object
+from core.errors import reraise_transient
+from core.stored import read_stored
+from ingest.ingestion import IngestResult, ingest
+from ingest.landed_objects import Content, LandedObject
 from ingest.locks import renew
 
 logger = Logger()
@@ -15,23 +17,25 @@ logger = Logger()
 class Event(TypedDict):
     """What the ingest machine sends."""
 
-    object: Object
+    object: LandedObject
     owner: str
+    run_id: str
 
 
 class Progress(TypedDict):
-    """Where `finished` is False, time ran out between two chunks, and the machine calls again."""
+    """Where `finished` is False, the time was too short for another chunk, and the machine calls again."""
 
     finished: bool
-    result: Result | None
+    result: IngestResult | None
 
 
-def handler(event: Event, context: Any) -> Progress:
-    """Renews the lease and works for as long as this Lambda may. Raises LockLost, or why the work failed."""
-    logger.append_keys(owner=event["owner"])
-    with named_for_retry():
-        renew(Content(**event["object"]["content"]), event["owner"])
-        result = ingest(event["object"], lambda: context.get_remaining_time_in_millis() / 1000)
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> Progress:
+    """Renews the lease, and works while this Lambda has time. Raises LockLost, or the error of the work."""
+    logger.append_keys(execution=event["owner"], run_id=event["run_id"])
+    renew(read_stored(Content, event["object"]["content"]), event["owner"])
+    result = ingest(event["object"], lambda: context.get_remaining_time_in_millis() / 1000)
     if result:
         logger.info(result["outcome"], extra={"function": result["function"], "rows": result["rows"]})
     return Progress(finished=result is not None, result=result)

@@ -6,15 +6,16 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from core import inputs
 from core.catalog import read_workflows
 from core.exact_json import parse_json
 from core.executions import start_execution
-from core.inputs import check_document
 
 logger = Logger()
 
-# One message that fails comes again alone, and after a few times goes to the dead-letter queue.
+# Only the messages that failed are delivered again, and after three deliveries go to the dead-letter queue.
 processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 
 
@@ -22,15 +23,16 @@ class MessageError(Exception):
     """A message that is no input of the pipeline; the message says where."""
 
 
-def handler(event: dict[str, Any], context: Any) -> PartialItemFailureResponse:
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
     """Starts a run for each message."""
     return process_partial_response(event, connect, processor, context)
 
 
 def connect(record: SQSRecord) -> None:
-    """Starts the run that a message asks for; if it is there already, the message was delivered before.
+    """Starts the run that a message asks for, unless an earlier delivery of the message started it.
 
-    Raises MessageError, or Throttled.
+    Raises MessageError, or TransientError.
     """
     service = record.event_source_arn.rpartition("-")[2]
     try:
@@ -53,8 +55,8 @@ def run_input(service: str, text: str) -> dict[str, Any]:
     if document["start_at"] != service:
         raise MessageError(f"at $.start_at: this queue starts runs at {service}; leave it out")
     try:
-        check_document(read_workflows()["pipeline"], document)
-    except ValueError as error:
+        inputs.validate(read_workflows()["pipeline"], document)
+    except inputs.InputError as error:
         raise MessageError(str(error)) from None
     return document
 

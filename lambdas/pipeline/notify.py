@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from core.clients import sns
 from core.executions import describe_execution, short_cause
@@ -16,7 +17,8 @@ from core.settings import setting
 logger = Logger()
 
 
-def handler(event: dict[str, Any], context: Any) -> None:
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: LambdaContext) -> None:
     """Publishes the end of the run in a "Step Functions Execution Status Change" event."""
     detail = event["detail"]
     message = {

@@ -1,12 +1,13 @@
-"""The first step of the pipeline: a request id, the document stored, and what is left to do."""
+"""The first step of the pipeline: issues a request id, stores the document and plans the services."""
 
 from typing import Any, TypedDict
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from core import inputs
 from core.catalog import read_workflows
-from core.errors import named_for_retry
-from core.inputs import check_document
+from core.errors import reraise_transient
 from core.settings import setting
 from pipeline.requests import Request, RequestError, describe_output, load_request, store_document
 
@@ -20,8 +21,8 @@ class Event(TypedDict):
     input: Any
 
 
-class Plan(TypedDict):
-    """What the machine goes by. `services`: all, in order. `first`: the index of the one to start at.
+class ServicePlan(TypedDict):
+    """What the machine follows. `services`: all, in order. `first`: the index of the one to start at.
 
     `finished`: those with a checkpoint. `output`: as `describe_output` says it, before any service runs.
     """
@@ -34,10 +35,11 @@ class Plan(TypedDict):
     output: dict[str, Any]
 
 
-def handler(event: Event, context: Any) -> Plan:
-    """Stores the document and answers with a Plan. Raises RequestError: where the input is wrong, and how."""
-    with named_for_retry():
-        return preprocess(event["execution"], event["input"], pipeline_services())
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> ServicePlan:
+    """Stores the document and returns the plan. Raises RequestError, which names the path in the input."""
+    return preprocess(event["execution"], event["input"], pipeline_services())
 
 
 def pipeline_services() -> list[str]:
@@ -45,11 +47,11 @@ def pipeline_services() -> list[str]:
     return setting("PIPELINE_SERVICES").split(",")
 
 
-def preprocess(execution: str, document: Any, services: list[str]) -> Plan:
+def preprocess(execution: str, document: Any, services: list[str]) -> ServicePlan:
     """The plan for a run's input."""
     try:
-        check_document(read_workflows()["pipeline"], document)
-    except ValueError as error:
+        inputs.validate(read_workflows()["pipeline"], document)
+    except inputs.InputError as error:
         raise RequestError(str(error)) from None
     skip = document.get("skip", [])
     for index, name in enumerate(skip):
@@ -57,16 +59,16 @@ def preprocess(execution: str, document: Any, services: list[str]) -> Plan:
     start_at = document.get("start_at", services[0])
     check_service("$.start_at", start_at, services)
 
-    # The execution's name, and not a random id: a retry of this step must come to the same.
+    # The execution's name, and not a random id: a retry of this step must find the same request.
     request_id = document.get("request_id", execution)
-    logger.append_keys(request_id=request_id)
+    logger.append_keys(execution=execution, run_id=request_id)
     if "document" in document:
         store_document(request_id, document["document"])
     request = load_request(request_id, services)
 
     first = services.index(start_at)
     check_request(request, first, skip)
-    return Plan(
+    return ServicePlan(
         request_id=request_id,
         services=services,
         first=first,

@@ -1,4 +1,4 @@
-"""A request of the pipeline: its document, and what each service found in it, kept as checkpoints.
+"""A request of the pipeline: its document, and the result of each service, kept as checkpoints.
 
 Each service sees the document with the results of the services before it, each under its service's name:
 {"text": ..., "language": {...}, "sentiment": {...}}.
@@ -15,7 +15,7 @@ from core.errors import TaskError
 from core.exact_json import Json, dump_json, parse_json
 from core.settings import settings
 
-# No service can be called so: its name has no hyphen.
+# No service can have this name: a service's name has no hyphen.
 DOCUMENT_STEP = "input-document"
 
 # Of the 256 KiB that an execution's output holds, with room for the steps and for how AWS escapes JSON.
@@ -37,11 +37,11 @@ class Request:
     document: Document
     results: Mapping[str, Json]
 
-    def before(self, service: str) -> Document:
+    def input_for(self, service: str) -> Document:
         """The document as a service sees it: with the results of those before it."""
         return self._with_results(self.services[: self.services.index(service)])
 
-    def enriched(self) -> Document:
+    def with_results(self) -> Document:
         """The document with all results."""
         return self._with_results(self.services)
 
@@ -50,7 +50,7 @@ class Request:
 
 
 def run_id(request_id: str) -> str:
-    """The run of the checkpoints: a name of its own, so that no other workflow's run has the same steps."""
+    """The run id of the checkpoints, with a prefix so that no other workflow's run has the same steps."""
     return f"pipeline.{request_id}"
 
 
@@ -65,10 +65,10 @@ def store_document(request_id: str, document: Document) -> None:
 
 
 def load_request(request_id: str, services: Sequence[str]) -> Request:
-    """The request with all results there are. Raises RequestError where it has no document."""
+    """The request with the results of the services that finished. Raises RequestError without a document."""
     run = run_id(request_id)
-    found, document = load_checkpoint(run, DOCUMENT_STEP)
-    if not found:
+    is_stored, document = load_checkpoint(run, DOCUMENT_STEP)
+    if not is_stored:
         raise RequestError(f"at $.request_id: there is no request {request_id!r}; send its document with it")
     checkpoints = {name: load_checkpoint(run, name) for name in services}
     results = {name: value for name, (finished, value) in checkpoints.items() if finished}
@@ -76,11 +76,11 @@ def load_request(request_id: str, services: Sequence[str]) -> Request:
 
 
 def describe_output(request: Request) -> dict[str, Any]:
-    """What the run returns of the request as it stands: {"document": ...}, or {"key": ...} if that is large.
+    """What the run returns of the request so far: {"document": ...}, or {"key": ...} if that is large.
 
     The key is that of an object in the bucket, with the same JSON.
     """
-    document = request.enriched()
+    document = request.with_results()
     body = dump_json(document).encode("utf-8")
     if len(body) <= MAX_OUTPUT_BYTES:
         return {"document": document}

@@ -4,9 +4,10 @@ from dataclasses import replace
 from typing import Any, TypedDict
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from core.checkpoints import run_step
-from core.errors import named_for_retry
+from core.errors import reraise_transient
 from core.services import run_service
 from pipeline.requests import describe_output, load_request, run_id
 
@@ -22,22 +23,23 @@ class Event(TypedDict):
 
 
 class Done(TypedDict):
-    """What the machine goes by. `output`: as `describe_output` says it, with the service's result."""
+    """The machine's next input. `output`: as `describe_output` says it, with the service's result."""
 
     service: str
     output: dict[str, Any]
 
 
-def handler(event: Event, context: Any) -> Done:
+@logger.inject_lambda_context(clear_state=True)
+@reraise_transient
+def handler(event: Event, context: LambdaContext) -> Done:
     """Runs the service, unless it has finished, and stores its result.
 
     Raises a TaskError, or CheckpointError.
     """
     request_id, service, services = event["request_id"], event["service"], event["services"]
-    logger.append_keys(request_id=request_id, pipeline_service=service)
-    with named_for_retry():
-        request = load_request(request_id, services)
-        result = run_step(run_id(request_id), service, lambda: run_service(service, request.before(service)))
-        logger.info("service finished")
-        request = replace(request, results={**request.results, service: result})
-        return Done(service=service, output=describe_output(request))
+    logger.append_keys(run_id=request_id, pipeline_service=service)
+    request = load_request(request_id, services)
+    result = run_step(run_id(request_id), service, lambda: run_service(service, request.input_for(service)))
+    logger.info("service finished")
+    request = replace(request, results={**request.results, service: result})
+    return Done(service=service, output=describe_output(request))

@@ -1,7 +1,7 @@
 import os
 from typing import Any
 
-from functions import sentiment as function
+from core.sentiment import score
 
 
 def sentiment(document: dict[str, Any]) -> dict[str, Any] | None:
@@ -12,7 +12,7 @@ def sentiment(document: dict[str, Any]) -> dict[str, Any] | None:
     code = (document.get("language") or {}).get("code")
     if code not in (None, os.environ["SENTIMENT_LANGUAGE"].partition("-")[0]):
         return None
-    scores = function.sentiment([document["text"]])[0]
+    scores = score([document["text"]])[0]
     if isinstance(scores, Exception):
         raise scores
     return {"label": max(scores, key=scores.__getitem__), "scores": scores} if scores else None

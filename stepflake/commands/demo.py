@@ -133,7 +133,7 @@ def show_etl(stack: Stack) -> None:
     output.print(f"{stopped.name}: {stopped.status} in the wait after Extract")
     output.print("Now resumed: Extract answers from its checkpoint, and what was waited is not waited again.")
     resumed = resume_run(stack.client("stepfunctions"), handle)
-    show_run(stack, finish(stack, resumed.handle))
+    show_run(stack, finish(stack, resumed.arn))
 
 
 def where_next(name: str) -> None:
@@ -191,7 +191,7 @@ def finish(stack: Stack, handle: str) -> Run:
 def show_run(stack: Stack, run: Run) -> None:
     """The states that a run went through, and its output."""
     output.print(f"[bold]{run.workflow}[/] {run.name}: {run.status}")
-    show_states(stack, run.handle)
+    show_states(stack, run.arn)
     output.print_json(json.dumps(run.output), indent=None)
 
 

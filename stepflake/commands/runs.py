@@ -99,7 +99,7 @@ def show(run: str, as_json: bool, **where: Any) -> None:
     """Show a RUN: how it stands, its input and output, and the states it went through."""
     stack = chosen_stack(**where)
     found = _find(stack, run)
-    states = entered_states(stack, found.handle)
+    states = entered_states(stack, found.arn)
     if as_json:
         click.echo(json.dumps({**_document(found), "states": states}, indent=2, ensure_ascii=False))
         return
@@ -149,12 +149,12 @@ def resume(run: str, wait: bool, **where: Any) -> None:
     stack = chosen_stack(**where)
     found = _find(stack, run)
     try:
-        resumed = resume_run(stack.client("stepfunctions"), found.handle)
+        resumed = resume_run(stack.client("stepfunctions"), found.arn)
     except RunError as error:
         raise RunsError(str(error)) from error
-    how = "goes on" if resumed.handle == found.handle else f"goes on as {resumed.name}"
+    how = "goes on" if resumed.arn == found.arn else f"goes on as {resumed.name}"
     console.print(f"{found.name} {how}", soft_wrap=True)
-    _finish(stack, resumed.handle, wait)
+    _finish(stack, resumed.arn, wait)
 
 
 @runs.command()
@@ -167,7 +167,7 @@ def stop(run: str, cause: str, **where: Any) -> None:
     found = _find(stack, run)
     if not found.is_running:
         raise RunsError(f"{found.name} is not running: {found.status}")
-    stack.client("stepfunctions").stop_execution(executionArn=found.handle, error="Stopped", cause=cause)
+    stack.client("stepfunctions").stop_execution(executionArn=found.arn, error="Stopped", cause=cause)
     console.print(f"Stopped {found.name}; to go on: stepflake runs resume {found.name}", soft_wrap=True)
 
 
@@ -188,7 +188,7 @@ def follow(stack: Stack, handle: str) -> Run:
     client = stack.client("stepfunctions")
     with console.status("Starting ...") as status:
         while (run := find_run(client, handle)).is_running:
-            status.update(f"{run.workflow}: {_newest_state(stack, run.handle)} ...")
+            status.update(f"{run.workflow}: {_newest_state(stack, run.arn)} ...")
             time.sleep(FOLLOW_SECONDS)
     return run
 
@@ -224,7 +224,7 @@ def _workflow(name: str) -> Workflow:
 
 def _read_document(workflow: Workflow, text: str) -> Any:
     from core.exact_json import parse_json
-    from core.inputs import check_document
+    from core import inputs
 
     if text == "-":
         text = sys.stdin.read()
@@ -234,8 +234,8 @@ def _read_document(workflow: Workflow, text: str) -> Any:
             raise RunsError(f"There is no file {path}")
         text = path.read_text(encoding="utf-8")
     try:
-        return check_document(workflow, parse_json(text))
-    except ValueError as error:
+        return inputs.validate(workflow, parse_json(text))
+    except (ValueError, inputs.InputError) as error:
         raise RunsError(f"The input of {workflow.name}: {error}") from error
 
 
@@ -273,7 +273,7 @@ def _settle(states: list[dict[str, str]], name: str, outcome: str) -> None:
 
 def _document(run: Run) -> dict[str, Any]:
     return {
-        "handle": run.handle,
+        "handle": run.arn,
         "workflow": run.workflow,
         "status": run.status,
         "run_id": run.run_id,

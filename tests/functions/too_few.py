@@ -1,7 +1,7 @@
 from stepflake_lambda import remote_function
 
 
-@remote_function(vectorised=True)
+@remote_function(vectorized=True)
 def too_few(n: list[int]) -> list[int]:
     """Loses its last row."""
     return n[:-1]

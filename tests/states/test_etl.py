@@ -86,7 +86,7 @@ def test_each_step_gets_the_run_id_and_what_is_its_own(etl: StateMachine) -> Non
     [extract] = run.attempts("Extract")
     assert extract["FunctionName"] == "ExtractFunctionArn"
     assert extract["Payload"].pop("run_id")
-    assert extract["Payload"] == {"input": INPUT, "looks": 0}
+    assert extract["Payload"] == {"input": INPUT, "attempts": 0}
     batches = [attempt["Payload"] for attempt in run.attempts("Transform batch")]
     assert sorted(batches, key=lambda payload: payload["batch"]) == [
         {"run_id": "r", "batch": n} for n in range(3)
@@ -116,19 +116,19 @@ def test_one_batch_is_a_map_too(etl: StateMachine) -> None:
 
 
 def test_the_dataset_is_looked_for_until_it_is_there(etl: StateMachine) -> None:
-    missing = [lambda_result({"arrived": False, "looks": n, "look_again_seconds": 36}) for n in (1, 2)]
+    missing = [lambda_result({"arrived": False, "attempts": n, "retry_seconds": 36}) for n in (1, 2)]
     run = etl.run(INPUT, {**ANSWERS, "Extract": [*missing, extracted()]})
 
     assert run.status == "SUCCEEDED"
     assert run.path == ["Extract", "Arrived?", "Wait for dataset"] * 2 + FROM_START + TO_END
     payloads = [attempt["Payload"] for attempt in run.attempts("Extract")]
-    assert [payload["looks"] for payload in payloads] == [0, 1, 2]
+    assert [payload["attempts"] for payload in payloads] == [0, 1, 2]
     assert len({payload["run_id"] for payload in payloads}) == 1
     assert all(payload["input"] == INPUT for payload in payloads)
 
 
 WAITS = [
-    ("Wait for dataset", "look_again_seconds", 0, 1.5, "Extract"),
+    ("Wait for dataset", "retry_seconds", 0, 1.5, "Extract"),
     ("Wait for rate limit", "transform_at", PAST, "soon", "Transform"),
     ("Wait until off-peak", "load_at", PAST, "tonight", "Load"),
 ]

@@ -76,12 +76,12 @@ def test_options_and_the_docstring_are_read(tmp_path: Path) -> None:
     write(
         tmp_path,
         "f",
-        '@remote_function(vectorised=True, chunk_rows=10, on_error="null", sql_names=("f", "g"))\n'
+        '@remote_function(vectorized=True, chunk_rows=10, on_error="null", sql_names=("f", "g"))\n'
         "def f(a: list[str | None], b: list[Any]) -> list[float]:\n"
         '    """Does\n    this.\n\n    And that."""\n',
     )
     signature = read_catalog(tmp_path)["f"]
-    assert signature.vectorised
+    assert signature.vectorized
     assert (signature.chunk_rows, signature.on_error, signature.sql_names) == (10, "null", ("f", "g"))
     assert str(signature) == "f(a VARCHAR, b VARIANT) -> FLOAT"
     assert signature.doc.split() == ["Does", "this."]
@@ -129,20 +129,20 @@ LISTS = "def f(x: list[str]) -> list[str]: ...\n"
         ("@remote_function()\ndef f(x: set) -> str: ...\n", ":3: x: the type hint is set"),
         ("@remote_function()\ndef f(x: str): ...\n", ":3: return: the type hint is nothing"),
         ("@remote_function()\ndef f(x: str) -> None: ...\n", ":3: return: the type hint is None"),
-        ("@remote_function(vectorised=True)\n" + F, ":3: x: a vectorised function takes"),
-        ("@remote_function(vectorised=True)\ndef f(x: list) -> list[str]: ...\n", ":3: x: a vectorised"),
-        ("@remote_function(vectorised=True)\ndef f() -> list[str]: ...\n", ":3: a vectorised function needs"),
+        ("@remote_function(vectorized=True)\n" + F, ":3: x: a vectorized function takes"),
+        ("@remote_function(vectorized=True)\ndef f(x: list) -> list[str]: ...\n", ":3: x: a vectorized"),
+        ("@remote_function(vectorized=True)\ndef f() -> list[str]: ...\n", ":3: a vectorized function needs"),
         ("N = 5\n@remote_function(chunk_rows=N)\n" + F, ":3: @remote_function(chunk_rows=...) must be"),
         (
             "@remote_function(chunks=5)\n" + F,
-            ":2: @remote_function has no argument chunks; it has vectorised",
+            ":2: @remote_function has no argument chunks; it has vectorized",
         ),
         ("@remote_function(chunk_rows=0)\n" + F, ":2: chunk_rows and concurrency are at least 1"),
         ("@remote_function(chunk_rows='5')\n" + F, ":2: chunk_rows must be a literal of type int"),
         ("@remote_function(concurrency=True)\n" + F, ":2: concurrency must be a literal of type int"),
         ("@remote_function(concurrency=-1)\n" + F, ":2: chunk_rows and concurrency are at least 1"),
         ("@remote_function(on_error='skip')\n" + F, ":2: on_error is 'skip'; it must be one of fail, null"),
-        ("@remote_function(vectorised=True, concurrency=2)\n" + LISTS, ":2: a vectorised function gets all"),
+        ("@remote_function(vectorized=True, concurrency=2)\n" + LISTS, ":2: a vectorized function gets all"),
         ("@remote_function(sql_names=())\n" + F, ":2: sql_names"),
         ("@remote_function(sql_names=('a b',))\n" + F, ":2: sql_names"),
         ("@remote_function(**{})\n" + F, ":2: @remote_function has no argument None"),

@@ -143,10 +143,10 @@ def test_arguments_of_a_variadic_function() -> None:
         ("Any", {"when": date(2026, 1, 2), "what": [b"\x01"]}, '{"when":"2026-01-02","what":["01"]}'),
     ],
 )
-@pytest.mark.parametrize("vectorised", [True, False])
-def test_a_value_is_written_as_snowflake_reads_it(kind: str, value: Any, text: str, vectorised: bool) -> None:
-    declared = signature("Any", returns=kind, vectorised=vectorised)
-    function: Function = (lambda a: [value, None]) if vectorised else (lambda a: value if a else None)
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_a_value_is_written_as_snowflake_reads_it(kind: str, value: Any, text: str, vectorized: bool) -> None:
+    declared = signature("Any", returns=kind, vectorized=vectorized)
+    function: Function = (lambda a: [value, None]) if vectorized else (lambda a: value if a else None)
     assert run_rows(declared, function, [[1], [None]], 0) == [text, "null"]
 
 
@@ -178,19 +178,19 @@ WRONG: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("kind", "value"), WRONG, ids=[f"{kind}-{n}" for n, (kind, _) in enumerate(WRONG)])
-@pytest.mark.parametrize("vectorised", [True, False])
+@pytest.mark.parametrize("vectorized", [True, False])
 def test_a_value_that_cannot_be_answered_is_an_error_in_its_row(
-    kind: str, value: Any, vectorised: bool
+    kind: str, value: Any, vectorized: bool
 ) -> None:
     rows: list[list[Any]] = [[0], [1]]
-    function: Function = (lambda a: [None, value]) if vectorised else (lambda a: value if a else None)
-    declared = signature("Any", returns=kind, vectorised=vectorised)
+    function: Function = (lambda a: [None, value]) if vectorized else (lambda a: value if a else None)
+    declared = signature("Any", returns=kind, vectorized=vectorized)
     error = failure(function, rows, declared)
     assert type(error) is ResultError
     assert str(error).startswith("f, row 41: the value it returned cannot be answered: ")
-    declared = signature("Any", returns=kind, vectorised=vectorised, on_error="null")
+    declared = signature("Any", returns=kind, vectorized=vectorized, on_error="null")
     assert run(function, rows, declared) == [None, None]
-    declared = signature("Any", returns=kind, vectorised=vectorised, on_error="object")
+    declared = signature("Any", returns=kind, vectorized=vectorized, on_error="object")
     good, bad = run(function, rows, declared)
     assert good is None
     assert bad["error"] == "ResultError"
@@ -211,8 +211,8 @@ def picky_list(a: list[int]) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("function", "options"),
-    [(picky, {}), (picky, {"concurrency": 3}), (picky_list, {"vectorised": True})],
-    ids=["row by row", "side by side", "vectorised"],
+    [(picky, {}), (picky, {"concurrency": 3}), (picky_list, {"vectorized": True})],
+    ids=["row by row", "side by side", "vectorized"],
 )
 def test_one_bad_row_does_what_the_policy_says(function: Function, options: dict[str, Any]) -> None:
     rows: list[list[Any]] = [[1], [2], ["x"], [3]]
@@ -228,48 +228,48 @@ def test_one_bad_row_does_what_the_policy_says(function: Function, options: dict
     ]
 
 
-def test_a_vectorised_function_that_raises_fails_all_its_rows() -> None:
+def test_a_vectorized_function_that_raises_fails_all_its_rows() -> None:
     def function(a: list[int]) -> list[int]:
         raise KeyError(len(a))
 
     rows: list[list[Any]] = [[1], ["x"], [2]]
-    error = failure(function, [[1], [2]], signature("int", vectorised=True))
+    error = failure(function, [[1], [2]], signature("int", vectorized=True))
     assert (type(error), str(error)) == (FunctionError, "f: KeyError: 2")
-    assert run(function, rows, signature("int", vectorised=True, on_error="null")) == [None] * 3
-    errors = run(function, rows, signature("int", vectorised=True, on_error="object"))
+    assert run(function, rows, signature("int", vectorized=True, on_error="null")) == [None] * 3
+    errors = run(function, rows, signature("int", vectorized=True, on_error="object"))
     assert [row["error"] for row in errors] == ["KeyError", "ArgumentError", "KeyError"]
 
 
-def test_a_vectorised_function_is_not_called_without_rows() -> None:
+def test_a_vectorized_function_is_not_called_without_rows() -> None:
     def function(a: list[int]) -> list[int]:
         raise AssertionError
 
-    assert run(function, [], signature("int", vectorised=True)) == []
-    assert run(function, [["x"]], signature("int", vectorised=True, on_error="null")) == [None]
+    assert run(function, [], signature("int", vectorized=True)) == []
+    assert run(function, [["x"]], signature("int", vectorized=True, on_error="null")) == [None]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("returned", [[], [1], [1, 2, 3], "ab", None, {0: 1, 1: 2}, (1, 2)])
 def test_too_few_too_many_or_no_rows_fail_the_batch(returned: Any, policy: OnError) -> None:
-    declared = signature("int", vectorised=True, on_error=policy)
+    declared = signature("int", vectorized=True, on_error=policy)
     error = failure(lambda a: returned, [[1], [2]], declared)
     assert type(error) is ResultError
     assert ("got 2 rows and returned" if isinstance(returned, list) else "must return a list") in str(error)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("vectorised", [True, False])
+@pytest.mark.parametrize("vectorized", [True, False])
 def test_a_transient_error_asks_for_another_try_whatever_the_policy(
-    vectorised: bool, policy: OnError
+    vectorized: bool, policy: OnError
 ) -> None:
     def function(_: Any) -> Any:
         raise TransientError("busy")
 
-    declared = signature("int", vectorised=vectorised, on_error=policy)
+    declared = signature("int", vectorized=vectorized, on_error=policy)
     error = failure(function, [[1]], declared)
     assert type(error) is TransientError
     assert "TransientError: busy" in str(error)
-    one_row = failure(lambda a: [TransientError("busy")], [[1]], signature("int", vectorised=True))
+    one_row = failure(lambda a: [TransientError("busy")], [[1]], signature("int", vectorized=True))
     assert type(one_row) is TransientError
 
 
