@@ -23,7 +23,7 @@ from benchmarks.prices import Usage
 from benchmarks.sample_stack import NAME as SAMPLE_NAME
 from benchmarks.sample_stack import deploy_sample
 from stepflake.local import stack as stacks
-from stepflake.local.stack import Stack, project_root
+from stepflake.local.checkout import project_root
 from stepflake.progress import step
 from stepflake.snowflake.client import (
     Batch,
@@ -33,6 +33,7 @@ from stepflake.snowflake.client import (
     SnowflakeClient,
     new_query_id,
 )
+from stepflake.stack import Stack
 
 STACK = "bench"
 HANDLERS = ["initiate", "poll", "process", "collect"]

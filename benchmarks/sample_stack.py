@@ -6,7 +6,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from stepflake.local.stack import Stack
+from stepflake.stack import Stack
 
 SAMPLE = Path(__file__).parent / "sample"
 NAME = "sample"

@@ -1,5 +1,6 @@
-"""What is shown while something takes time: steps with their seconds, on stderr."""
+"""What the commands print: results on stdout, progress on stderr."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 
 console = Console(stderr=True)
+
+# What was asked for goes to stdout: into a pipe or a file in whole lines.
+output = Console(width=None if sys.stdout.isatty() else 1000, soft_wrap=True, highlight=False)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from stepflake.local.stack import Stack
+from stepflake.stack import Stack
 
 # Long enough for a machine under load; a batch that hangs fails the test.
 PATIENCE_SECONDS = 60

@@ -16,6 +16,8 @@ import pytest
 import urllib3
 
 from stepflake.local import stack as stacks
+from stepflake.local.checkout import local_names
+from stepflake.stack import Stack
 from tests.caller import Caller
 
 ROOT = Path(__file__).parent.parent
@@ -48,14 +50,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack() -> stacks.Stack:
+def stack() -> Stack:
     """The session's stack. If STEPFLAKE_TEST_STACK names one, it stays up, and the next session finds it."""
     name = os.environ.get("STEPFLAKE_TEST_STACK") or os.environ[_NAME_VARIABLE]
     lock = ROOT / ".stepflake" / "tests.lock"
     lock.parent.mkdir(exist_ok=True)
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)  # the first worker brings it up, the others find it up
-        for ended in stacks.local_names(PROJECT):  # of sessions that were killed
+        for ended in local_names(PROJECT):  # of sessions that were killed
             pid = ended.removeprefix("test-")
             if pid.isdecimal() and not _is_alive(int(pid)):
                 stacks.down(PROJECT, ended)
@@ -70,7 +72,7 @@ def stack() -> stacks.Stack:
 
 
 @pytest.fixture(scope="session")
-def caller(stack: stacks.Stack) -> Iterator[Caller]:
+def caller(stack: Stack) -> Iterator[Caller]:
     """Raw HTTP to the session's stack."""
     caller = Caller(stack)
     yield caller

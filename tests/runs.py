@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from stepflake.local.stack import Stack
+from stepflake.stack import Stack
 
 # Long for anything that a test starts, on a machine that is busy with other things.
 PATIENCE_SECONDS = 240

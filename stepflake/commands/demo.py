@@ -9,14 +9,15 @@ import click
 from rich.syntax import Syntax
 
 from core.runs import Run, find_run, resume_run
-from stepflake.commands.runs import entered_states, follow, machine_arn, output
 from stepflake.commands.sql import show
-from stepflake.local import stack as stacks
-from stepflake.local.engine import EngineError
-from stepflake.local.stack import DEFAULT_NAME, Stack, StackError, project_root
-from stepflake.progress import step
+from stepflake.local import stack as local
+from stepflake.local.checkout import DEFAULT_NAME, project_root
+from stepflake.options import name_option
+from stepflake.progress import output, step
+from stepflake.runs import entered_states, follow, machine_arn, start
 from stepflake.snowflake.client import Batch
-from stepflake.snowflake.session import SqlError, session_on
+from stepflake.snowflake.session import session_on
+from stepflake.stack import Stack, StackError
 
 SCRIPT = """\
 create table test_tb(a string);
@@ -51,27 +52,24 @@ LOOK_SECONDS = 0.2
 
 
 @click.command()
-@click.option("--name", default=DEFAULT_NAME, show_default=True, help="Which local stack.")
+@name_option
 def demo(name: str) -> None:
     """Bring the local stack up, call it from SQL, run each workflow once, and show what happened.
 
     The stack stays up, to look around in.
     """
-    try:
-        stack = stacks.up(project_root(), name, step=step).stack
-        started = time.monotonic()
-        for title, show_it in {
-            "A query, answered by a remote function": show_query,
-            "fan_out: a list of tasks over a queue, started from SQL": show_fan_out,
-            "pipeline: services one after the other, and entered midway": show_pipeline,
-            "ingest: an object that lands in S3, exactly once": show_ingest,
-            "etl: a dataset cleaned and loaded, stopped midway and resumed": show_etl,
-        }.items():
-            output.print()
-            output.print(title, style="bold cyan")
-            show_it(stack)
-    except (StackError, EngineError, SqlError) as error:
-        raise click.ClickException(str(error)) from None
+    stack = local.up(project_root(), name, step=step).stack
+    started = time.monotonic()
+    for title, show_it in {
+        "A query, answered by a remote function": show_query,
+        "fan_out: a list of tasks over a queue, started from SQL": show_fan_out,
+        "pipeline: services one after the other, and entered midway": show_pipeline,
+        "ingest: an object that lands in S3, exactly once": show_ingest,
+        "etl: a dataset cleaned and loaded, stopped midway and resumed": show_etl,
+    }.items():
+        output.print()
+        output.print(title, style="bold cyan")
+        show_it(stack)
     output.print()
     output.print(f"All of this took {time.monotonic() - started:.0f} s. Next:", style="bold cyan")
     where_next(name)
@@ -168,14 +166,6 @@ def run_sql(stack: Stack, script: str) -> list[Batch]:
         for result in session.run(script):
             show(result)
     return batches
-
-
-def start(stack: Stack, workflow: str, document: dict[str, Any]) -> str:
-    """Starts a run, and returns its handle."""
-    answer = stack.client("stepfunctions").start_execution(
-        stateMachineArn=machine_arn(stack, workflow), input=json.dumps(document)
-    )
-    return str(answer["executionArn"])
 
 
 def finish(stack: Stack, handle: str) -> Run:

@@ -20,11 +20,12 @@ from rich.table import Table
 from rich.text import Text
 
 from core.catalog import CatalogError
-from stepflake.commands.ddl import api_functions, find_stack, stack_functions, stack_options
-from stepflake.local.stack import ACCESS_KEY, SECRET_KEY, StackError
+from stepflake.options import find_stack, stack_options
 from stepflake.progress import console
 from stepflake.snowflake.client import Batch, ExternalFunction, SnowflakeClient, is_passing, region_of
+from stepflake.snowflake.ddl import api_functions, stack_functions
 from stepflake.snowflake.session import Result, Session, SqlError, declares_functions
+from stepflake.stack import ACCESS_KEY, SECRET_KEY, StackError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Wide enough for what is written into a file or a pipe.

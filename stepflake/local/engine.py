@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from stepflake.errors import UserError
+
 HOST = "127.0.0.1"
 REGION = "us-east-1"
 
@@ -42,7 +44,7 @@ _INHERITED = (
 _children: dict[int, "subprocess.Popen[bytes]"] = {}
 
 
-class EngineError(Exception):
+class EngineError(UserError):
     """The engine did not start, or stopped; the message names the log, and holds its tail."""
 
 
@@ -231,7 +233,7 @@ def _check_free(port: int) -> None:
 def _lambda_processes(state: Path) -> list[int]:
     """The Lambda processes of `state`'s engine, which can outlive one that was killed.
 
-    They carry the directory as their last argument (see the bootstrap in stack.py).
+    They carry the directory as their last argument (see the bootstrap in build.py).
     """
     listing: list[tuple[int, str]] = []
     if Path("/proc/self/cmdline").exists():

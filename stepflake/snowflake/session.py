@@ -21,8 +21,6 @@ from sqlglot import Dialect, exp
 from sqlglot.errors import ParseError, TokenError
 from sqlglot.tokenizer_core import Token, TokenType
 
-from stepflake.commands.ddl import stack_functions
-from stepflake.local.stack import Stack
 from stepflake.snowflake.bound_calls import INLINE, Calls
 from stepflake.snowflake.client import (
     ExternalFunction,
@@ -32,10 +30,12 @@ from stepflake.snowflake.client import (
     load_json,
     new_query_id,
 )
+from stepflake.snowflake.ddl import stack_functions
 from stepflake.snowflake.declarations import ApiIntegration, Declaration, DeclarationError, read_declaration
 from stepflake.snowflake.dialect import MACROS, UnsupportedError, prepare
 from stepflake.snowflake.staging import Stager
 from stepflake.snowflake.types import result_texts
+from stepflake.stack import Stack
 
 # What sqlglot can't parse is refused with a message of our own.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stepflake.local.stack import Stack
+from stepflake.stack import Stack
 from tests.caller import Caller, Response, new_batch_id
 
 ACCOUNT = "000000000000"

@@ -13,7 +13,7 @@ import pytest
 import urllib3
 
 from core.runs import resume_run
-from stepflake.local.stack import Stack
+from stepflake.stack import Stack
 from tests.runs import Run, end_of, wait_for
 
 ROWS = 9

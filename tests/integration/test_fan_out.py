@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stepflake.local.stack import Stack
+from stepflake.stack import Stack
 from tests.runs import Run, end_of, wait_for
 
 Json = Any

@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from stepflake.local.checkout import local_names, state_directory
 from stepflake.local.engine import Engine
-from stepflake.local.stack import Stack, local_names, state_directory
+from stepflake.local.stack import find_local
+from stepflake.stack import Stack
 from tests.runs import wait_for
 
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -107,7 +109,7 @@ class Project:
         return found
 
     def stack(self, name: str) -> Stack:
-        return Stack.local(name, self.root)
+        return find_local(name, self.root)
 
     def engine(self, name: str) -> Engine:
         engine = Engine.find(state_directory(self.root, name))

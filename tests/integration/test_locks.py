@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from ingest import locks
 from ingest.landed_objects import Content
 from ingest.locks import LEASE_SECONDS, LockLost, acquire, complete, release, renew
-from stepflake.local.stack import ACCESS_KEY, SECRET_KEY, Stack
+from stepflake.stack import ACCESS_KEY, SECRET_KEY, Stack
 
 NOW = int(time.time())
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from core.runs import Run, find_run, resume_run
-from stepflake.local.stack import Stack
+from stepflake.stack import Stack
 from tests.runs import wait_for
 
 SERVICES = ["language", "sentiment", "unstable", "keywords"]

@@ -6,10 +6,11 @@ from decimal import Decimal
 
 import pytest
 
-from stepflake.commands.ddl import LOCAL_ROLE_ARN, api_integration, script, stack_functions
-from stepflake.local.stack import Stack
+from stepflake.commands.ddl import LOCAL_ROLE_ARN
 from stepflake.snowflake.client import Batch, SnowflakeClient
+from stepflake.snowflake.ddl import api_integration, script, stack_functions
 from stepflake.snowflake.session import Session, SqlError, session_on
+from stepflake.stack import Stack
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stepflake.commands import runs as runs_command
-from stepflake.commands.runs import machine_arn
-from stepflake.local.stack import Stack
+from stepflake.runs import machine_arn
 from stepflake.snowflake.session import Session, SqlError, session_on
+from stepflake.stack import Stack
 from tests.caller import Caller, Response, new_batch_id
 from tests.runs import wait_for
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.unit.asl.edits import Document, Edit, at, drop, insert, put
 
 from stepflake.asl.lint import Finding, count_states, lint, lint_command, lint_substitutions
+from tests.unit.asl.edits import Document, Edit, at, drop, insert, put
 
 RETRIER: Document = {
     "ErrorEquals": [

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
+
 from tests.unit.asl.edits import Document, Edit, drop, insert, put
 
 ROOT = Path(__file__).parents[3]

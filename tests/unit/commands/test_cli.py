@@ -12,11 +12,11 @@ from stepflake.cli import COMMANDS, main
 def test_help_lists_every_command() -> None:
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
-    for name in ["up", "down", "status", *COMMANDS]:
+    for name in COMMANDS:
         assert f"  {name} " in result.output
 
 
-@pytest.mark.parametrize("name", ["up", "down", "status", *COMMANDS])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str) -> None:
     result = CliRunner().invoke(main, [name, "--help"])
     assert result.exit_code == 0, result.output

@@ -9,33 +9,26 @@ import pytest
 from click.testing import CliRunner, Result
 
 from core.catalog import read_workflows
+from stepflake import runs
+from stepflake.cli import main
 from stepflake.commands import runs as command
-from stepflake.commands.runs import runs
-from stepflake.local.stack import Stack, StackError
+from stepflake.stack import Stack, StackError
 from tests.unit.fake_aws import client_error
 
 MACHINES = "arn:aws:states:us-east-1:000000000000:stateMachine:stepflake"
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
-class Exists(Exception):
-    pass
-
-
 class StepFunctions:
     """Executions that end well at the second look."""
 
-    class exceptions:
-        ExecutionAlreadyExists = Exists
-
     def __init__(self) -> None:
         self.executions: dict[str, dict[str, Any]] = {}
-        self.looks = 0
 
     def start_execution(self, *, stateMachineArn: str, input: str, name: str = "given") -> dict[str, Any]:
         arn = f"{stateMachineArn.replace(':stateMachine:', ':execution:')}:{name}"
         if arn in self.executions:
-            raise Exists
+            raise client_error("ExecutionAlreadyExists", "StartExecution")
         self.add(arn, status="RUNNING", input=input)
         return {"executionArn": arn}
 
@@ -73,12 +66,14 @@ def service(monkeypatch: pytest.MonkeyPatch) -> StepFunctions:
     )
     monkeypatch.setattr(Stack, "client", lambda _self, _name: fake)
     monkeypatch.setattr(command, "find_stack", lambda **_: stack)
-    monkeypatch.setattr(command, "FOLLOW_SECONDS", 0)
+    monkeypatch.setattr(runs, "FOLLOW_SECONDS", 0)
     return fake
 
 
 def call(*arguments: str, exit_code: int = 0, given: str | None = None) -> Result:
-    result = CliRunner(mix_stderr=False).invoke(runs, arguments, input=given, catch_exceptions=False)
+    result = CliRunner(mix_stderr=False).invoke(
+        main, ["runs", *arguments], input=given, catch_exceptions=False
+    )
     assert result.exit_code == exit_code, result.stdout + result.stderr
     return result
 
@@ -88,9 +83,9 @@ def execution(workflow: str, name: str) -> str:
 
 
 def test_each_workflow_has_its_machine(service: StepFunctions) -> None:
-    stack = command.chosen_stack()
+    stack = command.find_stack()
     for workflow in read_workflows():
-        assert command.machine_arn(stack, workflow) == f"{MACHINES}-{workflow}"
+        assert runs.machine_arn(stack, workflow) == f"{MACHINES}-{workflow}"
 
 
 def test_a_started_run_is_followed_to_its_output(service: StepFunctions) -> None:

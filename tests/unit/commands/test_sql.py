@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import simplejson
 from click.testing import CliRunner, Result
-from tests.unit.snowflake.remote_service import RemoteService, Response, serve
 
 from stepflake.commands.sql import as_csv, as_json, sql, text_of
 from stepflake.snowflake import session
+from tests.unit.snowflake.remote_service import RemoteService, Response, serve
 
 
 @pytest.fixture

@@ -11,8 +11,11 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
-from stepflake.local import stack as stacks
-from stepflake.local.stack import Stack, StackError, local_names, project_root, state_directory
+from stepflake import stack
+from stepflake.local import build
+from stepflake.local.checkout import local_names, project_root, state_directory
+from stepflake.local.stack import find_local
+from stepflake.stack import Stack, StackError
 
 OUTPUTS = {"ApiUrl": "https://a1b2.execute-api.eu-west-1.amazonaws.com/prod", "Bucket": "rows"}
 
@@ -36,10 +39,10 @@ def cloudformation(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setattr(
-        stacks, "_session", lambda endpoint, region, profile: boto3.Session(region_name=region)
+        stack, "_session", lambda endpoint, region, profile: boto3.Session(region_name=region)
     )
     client = boto3.client("cloudformation", region_name="eu-west-1")
-    monkeypatch.setattr(stacks, "_client", lambda *_arguments: client)
+    monkeypatch.setattr(stack, "client_of", lambda *_arguments: client)
     with Stubber(client) as stubber:
         yield stubber
 
@@ -73,7 +76,7 @@ def test_stack_that_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(
         StackError, match=r"'blue' is not running; start it with: stepflake up --detach --name blue"
     ):
-        Stack.local("blue", tmp_path)
+        find_local("blue", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", ".cache", "../other", "Local", "a/b", "-x", "x" * 41])
@@ -102,12 +105,12 @@ def test_root_is_the_project_around_the_current_directory(
 
 
 def test_runtime_has_what_lambda_s_has_and_no_more(tmp_path: Path) -> None:
-    runtime = stacks._link_runtime(tmp_path)
+    runtime = build._link_runtime(tmp_path)
     names = {path.name for path in runtime.iterdir()}
     assert {"boto3", "botocore", "awslambdaric"} <= names
     assert not names & {"click", "rich", "pytest", "aws_lambda_powertools"}
     assert all(path.exists() for path in runtime.iterdir())
-    assert stacks._link_runtime(tmp_path) == runtime
+    assert build._link_runtime(tmp_path) == runtime
 
 
 def test_bundles_are_zipped_once_with_their_bootstrap(tmp_path: Path) -> None:
@@ -119,7 +122,7 @@ def test_bundles_are_zipped_once_with_their_bootstrap(tmp_path: Path) -> None:
     }
     template = {"Resources": functions | {"Table": {"Type": "T"}}}
     (tmp_path / "template.yaml").write_text(json.dumps(template))
-    stacks._pack(tmp_path, "#!/bin/sh\n")
+    build._pack(tmp_path, "#!/bin/sh\n")
     packed = json.loads((tmp_path / "template.json").read_text())["Resources"]
     archives = [packed[name]["Properties"]["CodeUri"] for name in functions]
     assert archives[0] == archives[1] != archives[2]
@@ -134,13 +137,13 @@ def test_digest_follows_the_sources(tmp_path: Path) -> None:
     (tmp_path / "template.yaml").write_text("{}")
     handler = tmp_path / "lambdas" / "handler.py"
     handler.write_text("one")
-    first = stacks._source_digest(tmp_path, "")
+    first = build._source_digest(tmp_path, "")
     (tmp_path / "lambdas" / "__pycache__" / "handler.pyc").write_text("x")
-    assert stacks._source_digest(tmp_path, "") == first
+    assert build._source_digest(tmp_path, "") == first
     handler.write_text("two")
-    assert stacks._source_digest(tmp_path, "") != first
+    assert build._source_digest(tmp_path, "") != first
 
 
 def test_base_python_has_none_of_this_environment_s_packages() -> None:
-    assert stacks._base_python() != Path(sys.executable)
-    assert stacks._base_python().is_file()
+    assert build._base_python() != Path(sys.executable)
+    assert build._base_python().is_file()

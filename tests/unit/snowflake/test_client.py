@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 from botocore.credentials import Credentials
+
+from stepflake.snowflake import client as wire
+from stepflake.snowflake.client import Batch, ExternalFunction, ExternalFunctionError, SnowflakeClient
 from tests.unit.snowflake.remote_service import (
     ACCEPTED,
     LOST,
@@ -22,9 +25,6 @@ from tests.unit.snowflake.remote_service import (
     rows_response,
     serve,
 )
-
-from stepflake.snowflake import client as wire
-from stepflake.snowflake.client import Batch, ExternalFunction, ExternalFunctionError, SnowflakeClient
 
 QUERY = "01b02bdf-0001-7b58-0003-27d60056b5a6"
 

@@ -7,16 +7,11 @@ from botocore.credentials import Credentials
 from click.testing import CliRunner
 
 from core.catalog import read_catalog, read_workflows
-from stepflake.commands.ddl import (
-    LOCAL_ROLE_ARN,
-    VARIADIC_ARGUMENTS,
-    ddl,
-    external_functions,
-    workflow_functions,
-)
-from stepflake.local.stack import Stack
+from stepflake.commands.ddl import LOCAL_ROLE_ARN, ddl
 from stepflake.snowflake.client import ExternalFunction, SnowflakeClient
+from stepflake.snowflake.ddl import VARIADIC_ARGUMENTS, external_functions, workflow_functions
 from stepflake.snowflake.session import Session
+from stepflake.stack import Stack
 
 API_URL = "https://abc.execute-api.eu-west-1.amazonaws.com/prod"
 ROLE = "arn:aws:iam::123456789012:role/snowflake"

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from botocore.credentials import Credentials
-from tests.unit.snowflake.remote_service import RemoteService, serve
 
 from stepflake.snowflake.client import ExternalFunction, SnowflakeClient
 from stepflake.snowflake.session import Session, SqlError
+from tests.unit.snowflake.remote_service import RemoteService, serve
 
 TABLES = """
     create table t(id int, a string);

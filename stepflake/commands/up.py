@@ -1,0 +1,74 @@
+"""`stepflake up`."""
+
+import signal
+import time
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from stepflake.commands.status import show
+from stepflake.local import stack as local
+from stepflake.local.checkout import project_root
+from stepflake.local.engine import Engine, EngineError
+from stepflake.options import name_option
+from stepflake.progress import console, step
+
+
+@click.command()
+@name_option
+@click.option("--detach", "-d", is_flag=True, help="Return once the stack is deployed; it runs on.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Of the engine.  [default: a free one]")
+@click.option(
+    "--parameter", "parameters", multiple=True, metavar="KEY=VALUE", help="Set a parameter of the template."
+)
+def up(name: str, detach: bool, port: int | None, parameters: tuple[str, ...]) -> None:
+    """Deploy the current code into a local stack, and start that first unless it runs.
+
+    Without --detach this stays until Ctrl-C and stops the stack then; where the stack ran already, it
+    deploys and returns.
+    """
+    for parameter in parameters:
+        if "=" not in parameter:
+            raise click.UsageError(f"--parameter {parameter}: expected KEY=VALUE.")
+    # SIGINT too: a shell starts its background jobs with SIGINT ignored, and Python leaves it so.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    brought_up = local.up(
+        project_root(),
+        name,
+        step=step,
+        port=port,
+        parameters=dict(parameter.split("=", 1) for parameter in parameters),
+    )
+    if not brought_up.started:
+        console.print(f"The stack {name!r} was up already.", highlight=False)
+    show(name, brought_up.stack)
+    if not detach and brought_up.started:
+        _attend(brought_up.engine)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _attend(engine: Engine) -> None:
+    """Waits while the engine runs, and stops it at Ctrl-C. Raises EngineError where it died."""
+    shown = ""
+    try:
+        with console.status("") as line:
+            while engine.is_alive():
+                health = "healthy" if engine.is_healthy() else "not answering"
+                text = f"The engine is {health}: {engine.url}; Ctrl-C stops it."
+                line.update(text)
+                if text != shown and not console.is_terminal:
+                    console.print(text, highlight=False)
+                shown = text
+                time.sleep(0.5)
+        if (engine.state / "engine.json").exists():
+            raise EngineError(f"The engine ended.\n{engine.log_tail()}")
+        console.print("Stopped by `stepflake down`.", highlight=False)
+    except KeyboardInterrupt:
+        console.print("Stopped.", highlight=False)
+    finally:
+        engine.stop()

@@ -1,0 +1,5 @@
+"""Errors of the developer's side."""
+
+
+class UserError(Exception):
+    """An error that the user can fix; the message says how. `stepflake` prints it and exits with 1."""
