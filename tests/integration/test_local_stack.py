@@ -95,10 +95,19 @@ class Project:
             check=False,
         )
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [STEPFLAKE, *arguments], cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    def start(self, *arguments: str, sigint: signal.Handlers = signal.SIG_DFL) -> "subprocess.Popen[str]":
+        """Starts a command. `sigint`: what its parent has SIGINT do, which it inherits."""
+        own = signal.signal(signal.SIGINT, sigint)
+        try:
+            process = subprocess.Popen(
+                [STEPFLAKE, *arguments],
+                cwd=self.root,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        finally:
+            signal.signal(signal.SIGINT, own)
         self.running.append(process)
         return process
 
@@ -316,10 +325,21 @@ def test_failed_change_leaves_a_running_stack_running(project: Project) -> None:
     assert get(project.stack("local")) == (200, "hello")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_attached_stack_ends_with_its_terminal(checkout: Project, number: signal.Signals) -> None:
-    name = number.name.lower()
-    up = checkout.start("up", "--name", name)
+@pytest.mark.parametrize(
+    ("number", "sigint"),
+    [
+        (signal.SIGINT, signal.SIG_DFL),
+        # A shell ignores SIGINT for its background jobs, and what they start inherits that.
+        (signal.SIGINT, signal.SIG_IGN),
+        (signal.SIGTERM, signal.SIG_DFL),
+    ],
+    ids=["sigint", "sigint-ignored", "sigterm"],
+)
+def test_attached_stack_ends_with_its_terminal(
+    checkout: Project, number: signal.Signals, sigint: signal.Handlers
+) -> None:
+    name = f"{number.name}-{sigint.name}".lower().replace("_", "-")
+    up = checkout.start("up", "--name", name, sigint=sigint)
     wait_for_line(up, "The engine is healthy")
     invoke(checkout.stack(name), {})
     up.send_signal(number)
