@@ -28,7 +28,10 @@ COMMANDS = {
     "ddl": ("stepflake.commands.ddl:ddl", "Print the SQL that declares a stack's functions in Snowflake."),
     "demo": ("stepflake.commands.demo:demo", "Bring the stack up, call it from SQL, and show what happened."),
     "runs": ("stepflake.commands.runs:runs", "List, show, start, resume and stop runs of workflows."),
-    "lint": ("stepflake.asl.lint:lint_command", "Check the state machines' definitions."),
+    "lint": (
+        "stepflake.commands.lint:lint",
+        "Check the state machines' definitions, the template and the declarations.",
+    ),
 }
 
 
