@@ -14,17 +14,17 @@ State = Mapping[str, Any]
 
 # The errors that AWS asks to retry on every Lambda task:
 # https://docs.aws.amazon.com/step-functions/latest/dg/bp-lambda-serviceexception.html
-TRANSIENT_LAMBDA_ERRORS = (
+_LAMBDA_ERRORS = (
     "Lambda.ServiceException",
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",
     "Lambda.TooManyRequestsException",
 )
 # How a Lambda process that died or ran out of time shows, by what noticed it.
-DEAD_WORKER_ERRORS = ("States.Timeout", "Sandbox.Timedout", "Runtime.ExitError", "Lambda.Unknown")
-# Raised by the project's Lambdas for what is worth another attempt.
-_TRANSIENT_ERRORS = ("TransientError", *TRANSIENT_LAMBDA_ERRORS)
-# The one error that States.ALL does not catch:
+_DEAD_WORKER_ERRORS = ("States.Timeout", "Sandbox.Timedout", "Runtime.ExitError", "Lambda.Unknown")
+# And the one that the project's Lambdas raise for an error that is transient.
+_TRANSIENT_ERRORS = ("TransientError", *_LAMBDA_ERRORS)
+# States.ALL does not catch it, its own name does:
 # https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html
 _TERMINAL_ERROR = "States.DataLimitExceeded"
 _COMMENT = "Comment"
@@ -32,7 +32,7 @@ _COMMENT = "Comment"
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """A Retry that several Tasks have. `purpose`: what it is for."""
+    """A Retry that several Tasks have. `purpose`: which Tasks it is for."""
 
     purpose: str
     retry: Sequence[Mapping[str, Any]]
@@ -52,29 +52,30 @@ def _retrier(errors: Sequence[str], attempts: int, **pace: Any) -> dict[str, Any
 # A Task has one of these, or says in a Comment why it has another.
 POLICIES = {
     "step": RetryPolicy(
-        "for the project's own Lambdas, which may run again: transient errors and a dead worker, 4 times",
-        [_retrier((*_TRANSIENT_ERRORS, *DEAD_WORKER_ERRORS), 4, MaxDelaySeconds=30)],
+        "for the project's own Lambdas: transient errors and a dead worker, 4 times",
+        [_retrier((*_TRANSIENT_ERRORS, *_DEAD_WORKER_ERRORS), 4, MaxDelaySeconds=30)],
     ),
     "function": RetryPolicy(
-        "for a user's function: transient errors 5 times, a dead worker once, since it mostly dies again",
-        [_retrier(_TRANSIENT_ERRORS, 5, MaxDelaySeconds=30), _retrier(DEAD_WORKER_ERRORS, 1)],
+        "for users' code: transient errors 5 times, a dead worker once, as it mostly dies again",
+        [_retrier(_TRANSIENT_ERRORS, 5, MaxDelaySeconds=30), _retrier(_DEAD_WORKER_ERRORS, 1)],
     ),
     "queue": RetryPolicy(
-        "for sending a message to SQS: the errors of SQS, 5 times",
+        "for SQS:SendMessage: the errors of SQS, 5 times",
         [_retrier(("SQS.SdkClientException", "SQS.AmazonSQSException"), 5, MaxDelaySeconds=30)],
     ),
 }
+_CHOICE = "; ".join(f"{name} ({policy.purpose})" for name, policy in POLICIES.items())
 
 
 def lint_task_retry(task: State, where: str) -> Iterator[Finding]:
     """Whether a Task retries, covers what AWS asks for, and has a named policy or says why not."""
     retriers = objects(task.get("Retry"))
     if not retriers:
-        yield Finding(where, "has no Retry", "retry transient errors, by one of the policies in retries.py")
+        yield Finding(where, "has no Retry", f"copy one from another Task: {_CHOICE}")
         return
     if _calls_lambda(str(task.get("Resource"))):
         covered = _retried_errors(task)
-        missing = [error for error in TRANSIENT_LAMBDA_ERRORS if error not in covered]
+        missing = [error for error in _LAMBDA_ERRORS if error not in covered]
         if missing and not covered & {"States.ALL", "States.TaskFailed"}:
             yield Finding(
                 f"{where}.Retry", f"doesn't cover {', '.join(missing)}", "add what Lambda may recover from"
@@ -83,8 +84,8 @@ def lint_task_retry(task: State, where: str) -> Iterator[Finding]:
     if not any(_COMMENT in retrier for retrier in retriers) and not policy_name(without_comments):
         yield Finding(
             f"{where}.Retry",
-            f"is none of the project's retry policies ({', '.join(POLICIES)})",
-            "copy the one that fits from another Task, or say why it differs in a Comment of a retrier",
+            "is none of the project's retry policies",
+            f"say why in a Comment of a retrier, or copy one from another Task: {_CHOICE}",
         )
 
 

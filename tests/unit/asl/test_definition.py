@@ -265,7 +265,7 @@ MISTAKES: list[tuple[Edit, str, str]] = [
         "States.ALL doesn't catch States.DataLimitExceeded",
     ),
     # the project's retry policies
-    (drop(f"{ONE}.Retry[0]", "Comment"), f"{ONE}.Retry", "is none of the project's retry policies (step,"),
+    (drop(f"{ONE}.Retry[0]", "Comment"), f"{ONE}.Retry", "is none of the project's retry policies"),
     (put(ONE, Retry=without(POLICIES["queue"].retry[0], "MaxDelaySeconds")), f"{ONE}.Retry", "is none of"),
     (put(ONE, Retry=[*POLICIES["step"].retry, *POLICIES["queue"].retry]), f"{ONE}.Retry", "is none of"),
     (put(ONE, Retry=[{**RETRIER, "Comment": ""}]), f"{ONE}.Retry[0].Comment", "can't stand here"),
@@ -363,6 +363,15 @@ def test_a_named_policy_needs_no_comment(policy: str) -> None:
     at(machine, "States.Ask")["Retry"] = copy.deepcopy(POLICIES[policy].retry)
 
     assert lint_definition(machine) == []
+
+
+def test_the_finding_explains_the_policies() -> None:
+    machine = copy.deepcopy(GOOD)
+    at(machine, ONE)["Retry"] = without(RETRIER, "Comment")
+
+    [found] = lint_definition(machine)
+
+    assert all(f"{name} ({policy.purpose})" in found.remedy for name, policy in POLICIES.items())
 
 
 def test_a_policy_with_a_comment_is_still_that_policy() -> None:
