@@ -20,10 +20,10 @@ _LAMBDA_ERRORS = (
     "Lambda.SdkClientException",
     "Lambda.TooManyRequestsException",
 )
-# How a Lambda process that died or ran out of time shows, by what noticed it.
-_DEAD_WORKER_ERRORS = ("States.Timeout", "Sandbox.Timedout", "Runtime.ExitError", "Lambda.Unknown")
-# And the one that the project's Lambdas raise for an error that is transient.
+# With the one that the project's Lambdas raise for an error that is transient.
 _TRANSIENT_ERRORS = ("TransientError", *_LAMBDA_ERRORS)
+# The names of the error of a Lambda process that died or ran out of time: it depends on what noticed it.
+_DEAD_WORKER_ERRORS = ("States.Timeout", "Sandbox.Timedout", "Runtime.ExitError", "Lambda.Unknown")
 # States.ALL does not catch it, its own name does:
 # https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html
 _TERMINAL_ERROR = "States.DataLimitExceeded"
