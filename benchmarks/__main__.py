@@ -47,6 +47,9 @@ RESULT_BYTES = [100_000, 300_000, 450_000, 1_000_000, 2_000_000, 4_000_000, 8_00
 # Text that packs about as well as people's does.
 WORDS = "the snow lies on all roads and no wind stirs where we went by day in another year"
 
+# The end of an invocation in the logs of its Lambda, with what is billed.
+_REPORT = re.compile(r"Billed Duration: (\d+) ms\s+Memory Size: (\d+) MB")
+
 output = Console(soft_wrap=True)
 
 
@@ -266,16 +269,18 @@ def _transitions(system: System) -> int:
 def _lambda_totals(system: System) -> tuple[int, float]:
     """Invocations and GB-seconds of a system's Lambdas, from the REPORT lines of their logs."""
     logs = system.stack.client("logs")
+    groups = {
+        function.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{function['FunctionName']}"
+        for function in system.stack.client("lambda").list_functions()["Functions"]
+        if function["FunctionName"].startswith(system.functions)
+    }
     count, gb_seconds = 0, 0.0
-    for function in system.stack.client("lambda").list_functions()["Functions"]:
-        if not function["FunctionName"].startswith(system.functions):
-            continue
-        group = function.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{function['FunctionName']}"
+    for group in groups:
         for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group):
             for event in page["events"]:
-                if found := re.search(r"Billed Duration: (\d+) ms", event["message"]):
+                if found := _REPORT.search(event["message"]):
                     count += 1
-                    gb_seconds += int(found[1]) / 1000 * function["MemorySize"] / 1024
+                    gb_seconds += int(found[1]) / 1000 * int(found[2]) / 1024
     return count, gb_seconds
 
 

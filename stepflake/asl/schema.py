@@ -1,8 +1,9 @@
 """Which fields each state of an Amazon States Language machine in JSONata may have, as JSON Schemas.
 
 Source: https://states-language.net/spec.html and the state pages of the Step Functions Developer Guide.
-Narrower than the language: fields that are optional there are required here where leaving them out has bitten
-people (timeouts, jitter, a cause). The `description` of a property is the remedy that the lint prints.
+Narrower than the language: some fields that are optional there are required here, because runs hang or fail
+without an explanation where they are left out (timeouts, jitter, a cause). The `description` of a property is
+the remedy that the lint prints.
 """
 
 from typing import Any

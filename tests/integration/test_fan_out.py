@@ -203,7 +203,7 @@ def test_an_answer_that_does_not_get_through_is_sent_again_without_the_work(
             lambda: any(
                 "comes again" in event["message"] and "AccessDenied" in event["message"]
                 for event in log.filter_log_events(
-                    logGroupName=f"/stepflake/{fan_out.stack.stack_name}/work"
+                    logGroupName=f"/stepflake/{fan_out.stack.stack_name}/lambdas"
                 )["events"]
                 if handle.rsplit(":", 1)[-1] in event["message"]
             ),

@@ -16,7 +16,7 @@ RETRIES = [
     *[(state, error, 5, "FAILED") for state in ("Process", "Process chunk") for error in TRANSIENT],
     *[(state, error, 1, "FAILED") for state in ("Process", "Process chunk") for error in DIED],
     *[("Collect", error, 4, "FAILED") for error in TRANSIENT + DIED],
-    *[("Record", error, 5, "FAILED") for error in ["Throttled", *TRANSIENT, *DIED]],
+    *[("Record", error, 5, "FAILED") for error in TRANSIENT + DIED],
     ("Record", "RunUnfinished", 60, "FAILED"),
     *[("Start run", error, 5, "CAUGHT_ERROR") for error in ["States.Timeout", *STEP_FUNCTIONS]],
     *[("Run", error, 5, "CAUGHT_ERROR") for error in STEP_FUNCTIONS],

@@ -1,16 +1,18 @@
 """The lint finds each mistake in a definition that is otherwise in order, and nothing in one that is."""
 
 import copy
-import json
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from stepflake.asl.lint import Finding, count_states, lint, lint_command, lint_substitutions
+from stepflake.asl.definition import count_states, lint_definition, lint_substitutions
+from stepflake.asl.finding import Finding
+from stepflake.asl.retries import POLICIES
 from tests.unit.asl.edits import Document, Edit, at, drop, insert, put
 
 RETRIER: Document = {
+    "Comment": "No policy of the project: it is short.",
     "ErrorEquals": [
         "Lambda.ServiceException",
         "Lambda.AWSLambdaException",
@@ -104,6 +106,11 @@ SUBSTITUTIONS = {"Arn", "Concurrency", "Queue"}
 
 ONE = "States.Each.ItemProcessor.States.One"
 
+
+def without(retrier: Mapping[str, Any], field: str) -> list[Document]:
+    return [{name: value for name, value in retrier.items() if name != field}]
+
+
 MISTAKES: list[tuple[Edit, str, str]] = [
     # links
     (put("", StartAt="Strat"), "StartAt", "there is no state 'Strat'"),
@@ -143,7 +150,7 @@ MISTAKES: list[tuple[Edit, str, str]] = [
     (put("States.Both", Comment="x", Arguments="{% $one %}"), "States.Both.Arguments", "assigns $one"),
     (put("States.Each", Items="{% $why %}"), "States.Each.Items", "no path to here assigns $why"),
     (put("States.Start", Output="{% $counts([1]) %}"), "States.Start.Output", "assigns $counts"),
-    (put("States.Start", Output="{% $eval('1') %}"), "States.Start.Output", "leaves $eval out"),
+    (put("States.Start", Output="{% $eval('1') %}"), "States.Start.Output", "has no $eval"),
     (
         put("States.Start", Output="{% $states.result %}"),
         "States.Start.Output",
@@ -257,7 +264,12 @@ MISTAKES: list[tuple[Edit, str, str]] = [
         "States.Each.Catch[1].ErrorEquals",
         "States.ALL doesn't catch States.DataLimitExceeded",
     ),
-    # what the local engine passes over, or hangs on
+    # the project's retry policies
+    (drop(f"{ONE}.Retry[0]", "Comment"), f"{ONE}.Retry", "is none of the project's retry policies"),
+    (put(ONE, Retry=without(POLICIES["queue"].retry[0], "MaxDelaySeconds")), f"{ONE}.Retry", "is none of"),
+    (put(ONE, Retry=[*POLICIES["step"].retry, *POLICIES["queue"].retry]), f"{ONE}.Retry", "is none of"),
+    (put(ONE, Retry=[{**RETRIER, "Comment": ""}]), f"{ONE}.Retry[0].Comment", "can't stand here"),
+    # what the local engine ignores, or hangs on
     (put("States.Done", Output="x"), "States.Done.Output", "the local engine ignores it on a Succeed"),
     (put("States.Any?", Output="x"), "States.Any?.Output", "the local engine ignores it on a Choice"),
     (put("States.Both", Assign={"x": 1}), "States.Both.Assign", "the local engine ignores it on a Parallel"),
@@ -284,7 +296,7 @@ MISTAKES: list[tuple[Edit, str, str]] = [
 
 
 def test_a_definition_in_order_has_no_findings() -> None:
-    assert lint(GOOD) == []
+    assert lint_definition(GOOD) == []
     assert lint_substitutions(GOOD, SUBSTITUTIONS) == []
 
 
@@ -297,7 +309,7 @@ def test_a_mistake_is_found_where_it_is(mistake: Edit, where: str, problem: str)
     machine = copy.deepcopy(GOOD)
     mistake(machine)
 
-    found = lint(machine)
+    found = lint_definition(machine)
 
     assert [finding for finding in found if finding.where == where and problem in finding.problem], found
     assert all(finding.remedy for finding in found)
@@ -326,7 +338,7 @@ def test_jsonata_in_order_has_no_findings(output: str) -> None:
     at(machine, "States.Each")["Next"] = "Use"
     machine["States"]["Use"] = {"Type": "Pass", "Output": output, "Next": "Both"}
 
-    assert lint(machine) == []
+    assert lint_definition(machine) == []
 
 
 def test_a_variable_that_one_of_two_paths_assigns_may_be_used() -> None:
@@ -335,14 +347,46 @@ def test_a_variable_that_one_of_two_paths_assigns_may_be_used() -> None:
     machine["States"]["Empty"]["Cause"] = "{% $exists($some) ? 'some' : $why %}"
     at(machine, "States.Each.Catch[1]")["Next"] = "Empty"
 
-    assert lint(machine) == []
+    assert lint_definition(machine) == []
 
 
 def test_an_error_that_may_never_be_retried_needs_no_pace() -> None:
     machine = copy.deepcopy(GOOD)
     at(machine, ONE)["Retry"].insert(0, {"ErrorEquals": ["Final"], "MaxAttempts": 0})
 
-    assert lint(machine) == []
+    assert lint_definition(machine) == []
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_named_policy_needs_no_comment(policy: str) -> None:
+    machine = copy.deepcopy(GOOD)
+    at(machine, "States.Ask")["Retry"] = copy.deepcopy(POLICIES[policy].retry)
+
+    assert lint_definition(machine) == []
+
+
+def test_the_finding_explains_the_policies() -> None:
+    machine = copy.deepcopy(GOOD)
+    at(machine, ONE)["Retry"] = without(RETRIER, "Comment")
+
+    [found] = lint_definition(machine)
+
+    assert all(f"{name} ({policy.purpose})" in found.remedy for name, policy in POLICIES.items())
+
+
+def test_a_policy_with_a_comment_is_still_that_policy() -> None:
+    machine = copy.deepcopy(GOOD)
+    at(machine, "States.Ask")["Retry"] = [{"Comment": "why", **POLICIES["queue"].retry[0]}]
+
+    assert lint_definition(machine) == []
+
+
+def test_a_comment_in_one_of_several_retriers_is_enough() -> None:
+    machine = copy.deepcopy(GOOD)
+    retry = at(machine, ONE)["Retry"]
+    retry.append({**without(RETRIER, "Comment")[0], "ErrorEquals": ["Mine"]})
+
+    assert lint_definition(machine) == []
 
 
 def test_substitutions_and_placeholders_must_match() -> None:
@@ -358,115 +402,3 @@ def test_substitutions_and_placeholders_must_match() -> None:
 
 def test_states_are_counted_inside_map_and_parallel_too() -> None:
     assert count_states(GOOD) == 11
-
-
-TEMPLATE = """
-Transform: AWS::Serverless-2016-10-31
-Resources:
-  Machine:
-    Type: AWS::Serverless::StateMachine
-    Properties:
-      DefinitionUri: statemachines/good.asl.json
-      DefinitionSubstitutions: { Arn: !GetAtt F.Arn, Concurrency: 4, Queue: !Ref Q }
-"""
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "statemachines").mkdir()
-    (tmp_path / "statemachines" / "good.asl.json").write_text(json.dumps(GOOD))
-    (tmp_path / "template.yaml").write_text(TEMPLATE)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(lint_command, arguments)
-    return result.exit_code, result.output
-
-
-def test_the_command_says_what_it_checked(project: Path) -> None:
-    assert run() == (0, "1 machine and 11 states checked: nothing to mend\n")
-
-
-def test_the_command_lists_every_finding_with_file_place_and_remedy(project: Path) -> None:
-    broken = {**GOOD, "StartAt": "Strat", "Timeout": 1}
-    (project / "statemachines" / "broken.asl.json").write_text(json.dumps(broken))
-
-    code, output = run()
-
-    assert code == 1
-    file = "statemachines/broken.asl.json"
-    assert (
-        f"{file}: StartAt: there is no state 'Strat' here; name one that is (did you mean 'Start'?)\n"
-        in output
-    )
-    assert f"{file}: there is no field 'Timeout' here; remove it (did you mean 'TimeoutSeconds'?)\n" in output
-    assert f"{file}: template.yaml doesn't deploy it; add it there as a DefinitionUri\n" in output
-    assert "2 machines and 22 states checked: " in output
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "line"),
-    [
-        (
-            ", Queue: !Ref Q",
-            "",
-            "good.asl.json: ${Queue} is not among the template's DefinitionSubstitutions",
-        ),
-        ("Queue: !Ref Q", "Queue: !Ref Q, Old: 1", "good.asl.json: the template substitutes Old, which"),
-        (
-            "good.asl",
-            "gone.asl",
-            "template.yaml: the DefinitionUri gone.asl.json is no file in statemachines/",
-        ),
-        ("Transform:", "\t- {", "template.yaml is not YAML: "),
-    ],
-)
-def test_the_command_compares_with_the_template(project: Path, old: str, new: str, line: str) -> None:
-    (project / "template.yaml").write_text(TEMPLATE.replace(old, new))
-
-    code, output = run()
-
-    assert code == 1
-    assert line in output
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("{", "good.asl.json: not JSON: "),
-        ("[]", "good.asl.json: not a JSON object"),
-        ('{"States": {"A": {}, "A": {}}}', "good.asl.json: the key 'A' stands twice in one object"),
-        ('{"States": []}', "good.asl.json: States: [] can't stand here; list the states"),
-        (
-            '{"States": {"A": []}}',
-            "good.asl.json: States.A: [] can't stand here; write the state as an object",
-        ),
-    ],
-)
-def test_the_command_survives_what_is_no_definition(project: Path, text: str, line: str) -> None:
-    file = project / "statemachines" / "good.asl.json"
-    file.write_text(text)
-
-    code, output = run(str(file))
-
-    assert code == 1
-    assert line in output
-
-
-def test_files_may_be_named_and_need_no_template(project: Path) -> None:
-    (project / "template.yaml").unlink()
-
-    assert run("statemachines/good.asl.json") == (0, "1 machine and 11 states checked: nothing to mend\n")
-
-
-def test_nothing_to_check_and_a_missing_file_are_usage_errors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    code, output = run()
-    assert (code, "there is no statemachines/*.asl.json here" in output) == (2, True)
-    code, output = run("missing.asl.json")
-    assert (code, "'missing.asl.json' does not exist" in output) == (2, True)

@@ -1,0 +1,80 @@
+"""All that `stepflake lint` checks: definitions, template, workflows, and what is declared in lambdas/."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+from core.catalog import CatalogError, read_catalog, read_workflows
+from stepflake.asl.definition import lint_definition_file
+from stepflake.asl.finding import Finding
+from stepflake.asl.names import lint_names
+from stepflake.asl.template import lint_template
+from stepflake.asl.template.document import STATE_MACHINE, Template
+from stepflake.asl.values import mapping
+from stepflake.asl.workflows import lint_workflows
+
+_DEFINITION = ".asl.json"
+
+
+@dataclass
+class Report:
+    """What was found, and in how many definitions with how many states."""
+
+    definitions: int = 0
+    states: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+
+def lint_definitions(paths: Sequence[Path], template: Template | None) -> Report:
+    """Check definition files, and their placeholders against the `template` that deploys them, if any.
+
+    Raises OSError.
+    """
+    report = Report(definitions=len(paths))
+    for path in paths:
+        machine = template.machine_of(path) if template else None
+        given = list(mapping(machine[1].get("DefinitionSubstitutions"))) if machine else None
+        findings, states = lint_definition_file(path, given)
+        report.findings += findings
+        report.states += states
+    return report
+
+
+def lint_project(folder: Path, template: Template | None) -> Report:
+    """Check a project's definitions, its `template` if it has one, and its lambdas. Raises OSError."""
+    paths = definitions_of(folder)
+    report = lint_definitions(paths, template)
+    lambdas = folder / "lambdas"
+    report.findings += _declarations(lambdas)
+    report.findings += lint_names(lambdas, packages_distributions())
+    if template:
+        definitions = [path.name.removesuffix(_DEFINITION) for path in paths]
+        inputs = [path.parent.name for path in lambdas.glob("*/input.json")]
+        of_template = [*_missing_definitions(template, paths), *lint_template(template)]
+        report.findings += [replace(finding, file=str(template.path)) for finding in of_template]
+        report.findings += lint_workflows(template, definitions, inputs)
+    return report
+
+
+def definitions_of(folder: Path) -> list[Path]:
+    """The project's definition files."""
+    return sorted((folder / "statemachines").glob(f"*{_DEFINITION}"))
+
+
+def _missing_definitions(template: Template, paths: Sequence[Path]) -> Iterator[Finding]:
+    known = {path.resolve() for path in paths}
+    for name, machine in template.of_type(STATE_MACHINE):
+        uri = machine.get("DefinitionUri")
+        if isinstance(uri, str) and (template.folder / uri).resolve() not in known:
+            problem = f"the DefinitionUri {Path(uri).name} is no file in statemachines/"
+            yield Finding(name, problem, "fix its name")
+
+
+def _declarations(lambdas: Path) -> Iterator[Finding]:
+    """Remote functions and workflows as SQL would be told of them: one broken one fails every request."""
+    try:
+        read_catalog(lambdas / "functions", diagnostics=True)
+        read_workflows(lambdas)
+    except (CatalogError, ValueError) as error:
+        yield Finding("", str(error), "fix the declaration", str(lambdas))

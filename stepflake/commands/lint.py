@@ -1,0 +1,42 @@
+"""`stepflake lint`: mistakes in definitions, template and declarations, before a run finds them."""
+
+from pathlib import Path
+
+import click
+
+from stepflake.asl.project import definitions_of, lint_definitions, lint_project
+from stepflake.asl.template.document import Template
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--template",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The SAM template that deploys the definitions.  [default: template.yaml]",
+)
+def lint(files: tuple[Path, ...], template: Path | None) -> None:
+    """Check state machine definitions, the template that deploys them, and the declarations of lambdas/.
+
+    FILES are definitions in Amazon States Language, which are then checked alone. Without them: all of
+    statemachines/, the template, each workflow's places in it, and what SQL is told of lambdas/. Exits with 1
+    when something is found.
+    """
+    if not files and not definitions_of(Path()):
+        raise click.UsageError(
+            "there is no statemachines/*.asl.json here; go to the project's root, or name the files"
+        )
+    if template is None and Path("template.yaml").exists():
+        template = Path("template.yaml")
+    try:
+        deployed = Template.read(template) if template else None
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    report = lint_definitions(files, deployed) if files else lint_project(Path(), deployed)
+    for finding in report.findings:
+        click.echo(str(finding))
+    machines, states = report.definitions, report.states
+    checked = f"{machines} machine{'s' * (machines != 1)} and {states} state{'s' * (states != 1)} checked"
+    if report.findings:
+        raise click.ClickException(f"{checked}: {len(report.findings)} to fix")
+    click.echo(f"{checked}: nothing to fix")

@@ -1,0 +1,138 @@
+"""A workflow is missed in each place that lacks it, once, with the line to add."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
+
+from stepflake.asl.template.document import Template
+from stepflake.asl.workflows import lint_workflows
+from tests.unit.asl.edits import Document, Edit, at, drop, put
+
+ROOT = Path(__file__).parents[3]
+TEMPLATE = yaml_parse((ROOT / "template.yaml").read_text(encoding="utf-8"))
+WORKFLOWS = {"etl": "Etl", "fan_out": "FanOut", "ingest": "Ingest", "pipeline": "Pipeline"}
+ARN = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:stateMachine:${AWS::StackName}-"
+# Where the two lists of workflows are.
+BATCH_ROLE = "Resources.BatchStateMachineRole.Properties.Policies[0].PolicyDocument.Statement[1].Resource"
+FUNCTION_POLICY = "Resources.RemoteFunctionPolicy.Properties.PolicyDocument.Statement[1].Resource"
+
+
+def findings(
+    edit: Edit | None = None,
+    *,
+    definitions: Sequence[str] = ("batch", *WORKFLOWS),
+    inputs: Sequence[str] = tuple(WORKFLOWS),
+) -> list[str]:
+    document: Document = json.loads(json.dumps(TEMPLATE))  # what anchors share may be changed in one place
+    if edit:
+        edit(document)
+    return [
+        str(found) for found in lint_workflows(Template(Path("template.yaml"), document), definitions, inputs)
+    ]
+
+
+def unlist(path: str, workflow: str) -> Edit:
+    return lambda document: at(document, path).remove({"Fn::Sub": ARN + workflow})
+
+
+def test_the_projects_workflows_are_complete() -> None:
+    assert sorted(path.parent.name for path in ROOT.glob("lambdas/*/input.json")) == list(WORKFLOWS)
+    assert findings() == []
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_without_a_definition_is_found(name: str) -> None:
+    definitions = ["batch", *(other for other in WORKFLOWS if other != name)]
+
+    assert findings(definitions=definitions) == [
+        f"lambdas/{name}/input.json: there is no statemachines/{name}.asl.json; "
+        "write the workflow's definition there"
+    ]
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_definition_without_an_input_is_found(name: str) -> None:
+    assert findings(inputs=[other for other in WORKFLOWS if other != name]) == [
+        f"statemachines/{name}.asl.json: there is no lambdas/{name}/input.json; "
+        "write the JSON Schema of the workflow's input there"
+    ]
+
+
+@pytest.mark.parametrize(("name", "prefix"), [*WORKFLOWS.items(), ("batch", "Batch")])
+def test_a_definition_without_a_machine_is_found(name: str, prefix: str) -> None:
+    assert findings(drop("Resources", f"{prefix}StateMachine")) == [
+        f"statemachines/{name}.asl.json: template.yaml doesn't deploy it; add a state machine with "
+        f"DefinitionUri: statemachines/{name}.asl.json and Name: !Sub ${{AWS::StackName}}-{name}"
+    ]
+
+
+@pytest.mark.parametrize(("name", "prefix"), [*WORKFLOWS.items(), ("batch", "Batch")])
+@pytest.mark.parametrize("other_name", ["etl-runs", {"Fn::Sub": "${AWS::StackName}-other"}, None])
+def test_a_machine_that_others_cannot_know_by_its_name_is_found(
+    name: str, prefix: str, other_name: object
+) -> None:
+    assert findings(put(f"Resources.{prefix}StateMachine.Properties", Name=other_name)) == [
+        f"template.yaml: {prefix}StateMachine: doesn't have the Name by which Lambdas and roles know it; "
+        f"write Name: !Sub ${{AWS::StackName}}-{name}"
+    ]
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        (BATCH_ROLE, "BatchStateMachineRole: may not start {} for a row of SQL"),
+        (FUNCTION_POLICY, "RemoteFunctionPolicy: may not start {} for run_resume"),
+    ],
+)
+def test_a_machine_that_may_not_be_started_is_found(name: str, path: str, problem: str) -> None:
+    assert findings(unlist(path, name)) == [
+        f"template.yaml: {problem.format(name)}; add to its list of workflows: - !Sub {ARN}{name}"
+    ]
+
+
+def test_a_machine_may_be_listed_by_reference_too() -> None:
+    def refer(document: Document) -> None:
+        unlist(BATCH_ROLE, "etl")(document)
+        at(document, BATCH_ROLE).append({"Ref": "EtlStateMachine"})
+
+    assert findings(refer) == []
+
+
+@pytest.mark.parametrize(("name", "prefix"), WORKFLOWS.items())
+def test_a_machine_without_an_alarm_is_found(name: str, prefix: str) -> None:
+    alarm = f"{prefix}FailedAlarm"
+    expected = [
+        f"template.yaml: {prefix}StateMachine: no alarm watches its ExecutionsFailed; "
+        f"add {alarm} to its section, with MetricName: ExecutionsFailed and "
+        f"Dimensions: [{{ Name: StateMachineArn, Value: !Ref {prefix}StateMachine }}]"
+    ]
+
+    assert findings(drop("Resources", alarm)) == expected
+    assert findings(put(f"Resources.{alarm}.Properties", MetricName="ExecutionsStarted")) == expected
+    other = [{"Name": "StateMachineArn", "Value": {"Ref": "BatchStateMachine"}}]
+    assert findings(put(f"Resources.{alarm}.Properties", Dimensions=other)) == expected
+
+
+@pytest.mark.parametrize("prefix", WORKFLOWS.values())
+def test_a_machine_without_an_output_is_found(prefix: str) -> None:
+    assert findings(drop("Outputs", f"{prefix}StateMachineArn")) == [
+        f"template.yaml: Outputs: none gives the ARN of {prefix}StateMachine; "
+        f"add {prefix}StateMachineArn with Value: !Ref {prefix}StateMachine"
+    ]
+
+
+def test_a_new_workflow_is_told_every_place() -> None:
+    found = findings(inputs=["new_one", *WORKFLOWS])
+
+    assert [line.split("; ")[0] for line in found] == [
+        "lambdas/new_one/input.json: there is no statemachines/new_one.asl.json",
+        "statemachines/new_one.asl.json: template.yaml doesn't deploy it",
+        "template.yaml: BatchStateMachineRole: may not start new_one for a row of SQL",
+        "template.yaml: RemoteFunctionPolicy: may not start new_one for run_resume",
+        "template.yaml: NewOneStateMachine: no alarm watches its ExecutionsFailed",
+        "template.yaml: Outputs: none gives the ARN of NewOneStateMachine",
+    ]
