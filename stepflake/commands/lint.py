@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from stepflake.asl.project import definitions_of, lint_definitions, lint_project
-from stepflake.asl.template.document import Template
+from stepflake.lint.project import definitions_of, lint_definitions, lint_project
+from stepflake.lint.template.document import Template
 
 
 @click.command()

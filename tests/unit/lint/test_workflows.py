@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
-from stepflake.asl.template.document import Template
-from stepflake.asl.workflows import lint_workflows
-from tests.unit.asl.edits import Document, Edit, at, drop, put
+from stepflake.lint.template.document import Template
+from stepflake.lint.workflows import lint_workflows
+from tests.unit.lint.edits import Document, Edit, at, drop, put
 
 ROOT = Path(__file__).parents[3]
 TEMPLATE = yaml_parse((ROOT / "template.yaml").read_text(encoding="utf-8"))

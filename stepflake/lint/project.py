@@ -1,4 +1,4 @@
-"""All that `stepflake lint` checks: definitions, template, workflows, and what is declared in lambdas/."""
+"""All that `stepflake lint` checks: definitions, template, workflows, declarations, names and imports."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,13 +6,14 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from core.catalog import CatalogError, read_catalog, read_workflows
-from stepflake.asl.definition import lint_definition_file
-from stepflake.asl.finding import Finding
-from stepflake.asl.names import lint_names
-from stepflake.asl.template import lint_template
-from stepflake.asl.template.document import STATE_MACHINE, Template
-from stepflake.asl.values import mapping
-from stepflake.asl.workflows import lint_workflows
+from stepflake.lint.asl.definition import lint_definition_file
+from stepflake.lint.finding import Finding
+from stepflake.lint.names import lint_names
+from stepflake.lint.rooms import lint_rooms
+from stepflake.lint.template import lint_template
+from stepflake.lint.template.document import STATE_MACHINE, Template
+from stepflake.lint.values import mapping
+from stepflake.lint.workflows import lint_workflows
 
 _DEFINITION = ".asl.json"
 
@@ -48,6 +49,7 @@ def lint_project(folder: Path, template: Template | None) -> Report:
     lambdas = folder / "lambdas"
     report.findings += _declarations(lambdas)
     report.findings += lint_names(lambdas, packages_distributions())
+    report.findings += lint_rooms(folder)
     if template:
         definitions = [path.name.removesuffix(_DEFINITION) for path in paths]
         inputs = [path.parent.name for path in lambdas.glob("*/input.json")]

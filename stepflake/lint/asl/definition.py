@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stepflake.asl import schema
-from stepflake.asl.expressions import PLACEHOLDER
-from stepflake.asl.finding import Finding, did_you_mean
-from stepflake.asl.machine import Level, all_states, lint_level
+from stepflake.lint.asl import schema
+from stepflake.lint.asl.expressions import PLACEHOLDER
+from stepflake.lint.asl.machine import Level, all_states, lint_level
+from stepflake.lint.finding import Finding, did_you_mean
 
 Definition = Mapping[str, Any]
 

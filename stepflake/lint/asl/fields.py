@@ -7,8 +7,8 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from stepflake.asl import schema
-from stepflake.asl.finding import Finding, below, did_you_mean
+from stepflake.lint.asl import schema
+from stepflake.lint.finding import Finding, below, did_you_mean
 
 _MAX_SHOWN = 60
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from stepflake.asl.finding import Finding
-from stepflake.asl.template.document import FUNCTION, STATE_MACHINE, Template, target
-from stepflake.asl.values import mapping
+from stepflake.lint.finding import Finding
+from stepflake.lint.template.document import FUNCTION, STATE_MACHINE, Template, target
+from stepflake.lint.values import mapping
 
 _LOG_GROUP = "AWS::Logs::LogGroup"
 

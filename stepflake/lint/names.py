@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from stepflake.asl.finding import Finding
+from stepflake.lint.finding import Finding
 
 # Installed for development, it offers what is in lambdas/ itself.
 _OWN_DISTRIBUTION = "stepflake"

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from stepflake.asl.finding import Finding
-from stepflake.asl.template.document import Document, Template, alternatives, target
-from stepflake.asl.values import mapping
+from stepflake.lint.finding import Finding
+from stepflake.lint.template.document import Document, Template, alternatives, target
+from stepflake.lint.values import mapping
 
 _PUBLIC_ACCESS = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
 

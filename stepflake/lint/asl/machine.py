@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from stepflake.asl import schema
-from stepflake.asl.fields import lint_fields
-from stepflake.asl.finding import Finding, below, did_you_mean
-from stepflake.asl.states import is_distributed, lint_state
-from stepflake.asl.values import mapping, objects
+from stepflake.lint.asl import schema
+from stepflake.lint.asl.fields import lint_fields
+from stepflake.lint.asl.states import is_distributed, lint_state
+from stepflake.lint.finding import Finding, below, did_you_mean
+from stepflake.lint.values import mapping, objects
 
 States = Mapping[str, Mapping[str, Any]]
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from stepflake.asl.values import mapping
+from stepflake.lint.values import mapping
 
 Document = Mapping[str, Any]
 

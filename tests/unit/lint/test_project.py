@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from stepflake.commands.lint import lint
-from tests.unit.asl.test_definition import GOOD
+from tests.unit.lint.test_definition import GOOD
 
 TEMPLATE = """
 Transform: AWS::Serverless-2016-10-31

@@ -6,9 +6,9 @@ owner reads. Each rule is a function from a Template to its findings.
 
 from collections.abc import Callable, Iterator
 
-from stepflake.asl.finding import Finding
-from stepflake.asl.template import access, events, permissions, storage, telemetry
-from stepflake.asl.template.document import Template
+from stepflake.lint.finding import Finding
+from stepflake.lint.template import access, events, permissions, storage, telemetry
+from stepflake.lint.template.document import Template
 
 Rule = Callable[[Template], Iterator[Finding]]
 

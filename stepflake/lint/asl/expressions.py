@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stepflake.asl import schema
-from stepflake.asl.finding import Finding, did_you_mean
-from stepflake.asl.jsonata import Expression, ExpressionError, parse_expression
-from stepflake.asl.values import objects
+from stepflake.lint.asl import schema
+from stepflake.lint.asl.jsonata import Expression, ExpressionError, parse_expression
+from stepflake.lint.finding import Finding, did_you_mean
+from stepflake.lint.values import objects
 
 # What DefinitionSubstitutions fill in.
 PLACEHOLDER = re.compile(r"\$\{([A-Za-z0-9_]+)\}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stepflake.asl.names import lint_names
+from stepflake.lint.names import lint_names
 
 DISTRIBUTIONS = {"batch": ["stepflake"], "yaml": ["PyYAML"], "shared": ["one", "stepflake", "another"]}
 

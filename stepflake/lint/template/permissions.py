@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stepflake.asl.finding import Finding
-from stepflake.asl.template.document import (
+from stepflake.lint.finding import Finding
+from stepflake.lint.template.document import (
     FUNCTION,
     STATE_MACHINE,
     Document,

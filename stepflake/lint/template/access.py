@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from stepflake.asl.finding import Finding
-from stepflake.asl.template.document import FUNCTION, Template
-from stepflake.asl.values import mapping
+from stepflake.lint.finding import Finding
+from stepflake.lint.template.document import FUNCTION, Template
+from stepflake.lint.values import mapping
 
 
 def apis_require_signatures(template: Template) -> Iterator[Finding]:

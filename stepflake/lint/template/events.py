@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from stepflake.asl.finding import Finding
-from stepflake.asl.template.document import FUNCTION, STATE_MACHINE, Document, Template, alternatives, target
-from stepflake.asl.values import mapping
+from stepflake.lint.finding import Finding
+from stepflake.lint.template.document import FUNCTION, STATE_MACHINE, Document, Template, alternatives, target
+from stepflake.lint.values import mapping
 
 # Sources whose events wait or fail on their own, by SAM's names for them.
 _WITH_DEAD_LETTER_CONFIG = ("Schedule", "ScheduleV2", "EventBridgeRule", "CloudWatchEvent")

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stepflake.asl import schema
-from stepflake.asl.expressions import PLACEHOLDER
-from stepflake.asl.fields import lint_fields
-from stepflake.asl.finding import Finding, did_you_mean
-from stepflake.asl.values import objects, strings
+from stepflake.lint.asl import schema
+from stepflake.lint.asl.expressions import PLACEHOLDER
+from stepflake.lint.asl.fields import lint_fields
+from stepflake.lint.finding import Finding, did_you_mean
+from stepflake.lint.values import objects, strings
 
 State = Mapping[str, Any]
 

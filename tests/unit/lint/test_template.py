@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
-from stepflake.asl.template import RULES, Rule, lint_template
-from stepflake.asl.template.document import Template
-from tests.unit.asl.edits import Document, Edit, drop, insert, put
+from stepflake.lint.template import RULES, Rule, lint_template
+from stepflake.lint.template.document import Template
+from tests.unit.lint.edits import Document, Edit, drop, insert, put
 
 PATH = Path(__file__).parents[3] / "template.yaml"
 

@@ -7,9 +7,9 @@ workflow is there, but SQL may not start it, or nobody learns that it fails.
 
 from collections.abc import Collection, Iterator
 
-from stepflake.asl.finding import Finding
-from stepflake.asl.template.document import Document, Template, alternatives, substituted, target
-from stepflake.asl.template.permissions import statements
+from stepflake.lint.finding import Finding
+from stepflake.lint.template.document import Document, Template, alternatives, substituted, target
+from stepflake.lint.template.permissions import statements
 
 # The machine behind the remote functions: the adapter itself starts it, and writes its input.
 ADAPTER = "batch"

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from stepflake.asl import schema
-from stepflake.asl.expressions import lint_expressions
-from stepflake.asl.fields import lint_fields
-from stepflake.asl.finding import Finding, did_you_mean
-from stepflake.asl.retries import lint_catch, lint_retry, lint_task_retry
-from stepflake.asl.values import mapping, objects
+from stepflake.lint.asl import schema
+from stepflake.lint.asl.expressions import lint_expressions
+from stepflake.lint.asl.fields import lint_fields
+from stepflake.lint.asl.retries import lint_catch, lint_retry, lint_task_retry
+from stepflake.lint.finding import Finding, did_you_mean
+from stepflake.lint.values import mapping, objects
 
 State = Mapping[str, Any]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from stepflake.asl.definition import count_states, lint_definition, lint_substitutions
-from stepflake.asl.finding import Finding
-from stepflake.asl.retries import POLICIES
-from tests.unit.asl.edits import Document, Edit, at, drop, insert, put
+from stepflake.lint.asl.definition import count_states, lint_definition, lint_substitutions
+from stepflake.lint.asl.retries import POLICIES
+from stepflake.lint.finding import Finding
+from tests.unit.lint.edits import Document, Edit, at, drop, insert, put
 
 RETRIER: Document = {
     "Comment": "No policy of the project: it is short.",

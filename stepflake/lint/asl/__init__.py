@@ -1,0 +1,1 @@
+"""Checks of state machine definitions in Amazon States Language."""
