@@ -1,7 +1,7 @@
 """One local stack, of the checkout's own template, for all tests of a session that ask for `stack`.
 
-Beside the shipped remote functions and services it has those of tests/functions and tests/services, and
-tests/services/unstable.py takes part in the pipeline.
+Beside the shipped remote functions and services it has those of tests/functions and tests/services,
+tests/services/unstable.py takes part in the pipeline, and the workflow of docs/adding-a-workflow.md is added.
 """
 
 import fcntl
@@ -19,6 +19,7 @@ from stepflake.local import stack as stacks
 from stepflake.local.checkout import local_names
 from stepflake.stack import Stack
 from tests.caller import Caller
+from tests.documented_workflow import add_workflow
 
 ROOT = Path(__file__).parent.parent
 
@@ -95,6 +96,7 @@ def _copy_project() -> None:
     template.write_text(
         text.replace(KEYWORDS_LINE, f"              - unstable\n{KEYWORDS_LINE}"), encoding="utf-8"
     )
+    add_workflow(PROJECT)
 
 
 def _is_alive(pid: int) -> bool:

@@ -67,7 +67,7 @@ def lint_rooms(folder: Path) -> Iterator[Finding]:
             capture_output=True,
             text=True,
             check=False,
-            # import-linter looks in the current directory first; so nothing that is installed is checked instead.
+            # import-linter looks in the current directory first, before what is installed.
             cwd=folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "NO_COLOR": "1", "COLUMNS": "1000"},
         )
