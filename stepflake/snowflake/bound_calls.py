@@ -32,11 +32,10 @@ class Calls:
         """The function of a bound call."""
         return self.functions[number_of(call)]
 
-    def row(self, call: exp.Expr) -> exp.Expr:
-        """The JSON text of a call's arguments, NULL where the function isn't to be called."""
-        function = self.function(call)
-        arguments = call.expressions[1:]
-        row = row_json(arguments, [kind for _, kind in function.parameters])
+    def row(self, number: int, arguments: Sequence[exp.Expr]) -> exp.Expr:
+        """The JSON text of a call's arguments, NULL where NULL ON NULL INPUT spares the call."""
+        function = self.functions[number]
+        row = row_json(list(arguments), [kind for _, kind in function.parameters])
         if function.null_on_null and arguments:
             present = exp.and_(*(exp.not_(exp.Is(this=a.copy(), expression=exp.Null())) for a in arguments))
             row = exp.Case(ifs=[exp.If(this=present, true=row)])
@@ -49,7 +48,9 @@ class Calls:
             if not is_call(node):
                 return node
             number = exp.Literal.string(str(number_of(node)))
-            value = exp.Anonymous(this=INLINE, expressions=[number, self.row(node)])
+            value = exp.Anonymous(
+                this=INLINE, expressions=[number, self.row(number_of(node), node.expressions[1:])]
+            )
             return from_text(value, self.function(node).returns)
 
         # From the inside out: the arguments of a call may be calls.

@@ -17,9 +17,9 @@ CREATE OR REPLACE TEMP MACRO {TEXT_MACRO}(x) AS
 CREATE OR REPLACE TEMP MACRO {JSON_MACRO}(x) AS
   CASE WHEN typeof(x) LIKE 'DECIMAL%' THEN CAST(x AS VARCHAR) ELSE CAST(to_json(x) AS VARCHAR) END;
 CREATE OR REPLACE TEMP MACRO {FLATTEN_MACRO}(x) AS TABLE
-  SELECT 1 AS "SEQ", CASE json_type(to_json(x)) WHEN 'OBJECT' THEN key END AS "KEY", fullkey[3:] AS "PATH",
-    CASE json_type(to_json(x)) WHEN 'ARRAY' THEN CAST(key AS INTEGER) END AS "INDEX",
-    value AS "VALUE", to_json(x) AS "THIS"
+  SELECT 1 AS "SEQ", CASE json_type(json) WHEN 'OBJECT' THEN key END AS "KEY", fullkey[3:] AS "PATH",
+    CASE json_type(json) WHEN 'ARRAY' THEN CAST(key AS INTEGER) END AS "INDEX",
+    value AS "VALUE", json AS "THIS"
   FROM json_each(to_json(x));
 """  # noqa: S608
 

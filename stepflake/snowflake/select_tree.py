@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sqlglot import exp
 
-from stepflake.snowflake.bound_calls import is_call
+from stepflake.snowflake.bound_calls import is_call, number_of, without_numbers
 
 _CLAUSES = ("distinct", "expressions", "where", "group", "having", "qualify", "windows", "order")
 
@@ -30,8 +30,13 @@ def own_nodes(root: exp.Expr) -> Iterator[exp.Expr]:
 
 
 def own_calls(root: exp.Expr) -> Iterator[exp.Expr]:
-    """The calls among `own_nodes`; the tree may change while they are gone through."""
+    """The calls among `own_nodes`; they may be replaced during the iteration."""
     return (node for node in list(own_nodes(root)) if is_call(node))
+
+
+def has_calls(root: exp.Expr) -> bool:
+    """Whether there is a call in it, in nested queries too."""
+    return any(map(is_call, root.walk()))
 
 
 def nested_queries(select: exp.Select) -> Iterator[exp.Expr]:
@@ -55,22 +60,88 @@ def hide(star: exp.Star, names: Iterable[str]) -> None:
     star.set("except_", [*(star.args.get("except_") or []), *hidden])
 
 
-def move_join_conditions(select: exp.Select) -> None:
-    """An inner join's conditions with calls are the WHERE's as well."""
-    for join in select.args.get("joins") or []:
-        on = join.args.get("on")
-        if on is None or join.args.get("side") or not any(own_calls(on)):
-            continue
-        conditions = conditions_of(on)
-        stay = [c.copy() for c in conditions if not any(own_calls(c))]
-        select.where(*(c.copy() for c in conditions if any(own_calls(c))), copy=False)
-        join.set("on", exp.and_(*stay) if stay else exp.true())
-
-
 def conditions_of(condition: exp.Expr) -> list[exp.Expr]:
     """The parts of a condition that AND joins."""
     plain = condition.unnest()
     return list(plain.flatten()) if isinstance(plain, exp.And) else [plain]
+
+
+def set_conditions(select: exp.Select, conditions: Sequence[exp.Expr]) -> None:
+    """Make these the SELECT's WHERE."""
+    select.set("where", exp.Where(this=exp.and_(*conditions)) if conditions else None)
+
+
+def is_limit_of_rows(select: exp.Select) -> bool:
+    """Whether a LIMIT counts rows of FROM and WHERE: nothing in between groups, compares or removes them."""
+    between = ("distinct", "group", "having", "qualify")
+    return bool(
+        select.args.get("limit")
+        and not any(select.args.get(clause) for clause in between)
+        and not is_aggregated(select)
+        and not any(isinstance(node, exp.Window) for node in own_nodes(select))
+    )
+
+
+def is_ordered_by_columns(select: exp.Select) -> bool:
+    """Whether the ORDER BY, if any, has columns of the FROM only: no aliases, positions or expressions."""
+    order = select.args.get("order")
+    aliases = [projection.alias.upper() for projection in select.expressions]
+    return not order or all(
+        isinstance(key.this, exp.Column) and key.this.name.upper() not in aliases for key in order.expressions
+    )
+
+
+def is_aggregated(select: exp.Select) -> bool:
+    """Whether it gives groups of rows."""
+    return bool(select.args.get("group")) or any(
+        isinstance(node, exp.AggFunc) and not isinstance(node.parent, exp.Window | exp.IgnoreNulls)
+        for node in own_nodes(select)
+    )
+
+
+def is_called_per_row(select: exp.Select, call: exp.Expr) -> bool:
+    """Whether the arguments of one of the SELECT's calls are known before rows are grouped."""
+    if _is_inside(call, exp.Lambda) or any(
+        isinstance(node, exp.AggFunc | exp.Window) for node in own_nodes(call)
+    ):
+        return False
+    if not is_aggregated(select) or _is_inside(call, exp.Where):
+        return True
+    return not _is_inside(call, exp.Window) and (
+        _is_inside(call, exp.AggFunc) or _is_in_group_key(select, call)
+    )
+
+
+def share_group_keys(select: exp.Select) -> None:
+    """`SELECT f(a) ... GROUP BY f(a)` means one call, not two."""
+    group = select.args.get("group")
+    keys = {without_numbers(key): key for key in (group.expressions if group else []) if any(own_calls(key))}
+    if not keys:
+        return
+    for node in list(own_nodes(select)):
+        key = keys.get(without_numbers(node))
+        if key is not None and key is not node and not _is_inside(node, exp.Group):
+            node.replace(key.copy())
+
+
+def _is_inside(node: exp.Expr, kind: type[exp.Expr]) -> bool:
+    """Whether a node of this kind is around it, in the same SELECT."""
+    return isinstance(node.find_ancestor(kind, exp.Query), kind)
+
+
+def _is_in_group_key(select: exp.Select, call: exp.Expr) -> bool:
+    group = select.args.get("group")
+    keys = group.expressions if group else []
+    if any(number_of(call) == number_of(c) for key in keys for c in own_calls(key)):
+        return True
+    for number, projection in enumerate(select.expressions, 1):
+        if call in list(projection.walk()):
+            return any(
+                (key.is_int and int(key.name) == number)
+                or (isinstance(key, exp.Column) and not key.table and key.name == projection.alias)
+                for key in keys
+            )
+    return False
 
 
 def guard_of(call: exp.Expr) -> list[exp.Expr]:

@@ -33,7 +33,8 @@ from stepflake.snowflake.client import (
 from stepflake.snowflake.ddl import stack_functions
 from stepflake.snowflake.declarations import ApiIntegration, Declaration, DeclarationError, read_declaration
 from stepflake.snowflake.dialect import MACROS, UnsupportedError, prepare
-from stepflake.snowflake.staging import Stager
+from stepflake.snowflake.staging import stage
+from stepflake.snowflake.staging_tables import StagingTables
 from stepflake.snowflake.types import result_texts
 from stepflake.stack import Stack
 
@@ -195,15 +196,12 @@ class Session:
         self._inline_error = None
         # Views keep the calls that they were made with.
         prepared = self._bind(prepare(parsed, statement.tokens, script))
-        stager = Stager(self._connection, self._calls, self._call_staged)
-        try:
-            stager.stage(prepared)
+        with StagingTables(self._connection, self._calls, self._call_staged) as tables:
+            stage(prepared, tables)
             found = self._connection.execute(self._calls.render(prepared))
             columns = tuple(column[0] for column in found.description or ())
             kinds = [str(column[1]) for column in found.description or ()]
             rows = [_python_row(row, kinds) for row in found.fetchall()] if columns else []
-        finally:
-            stager.close()
         return self._result(statement, parsed, columns, rows)
 
     def _result(

@@ -135,6 +135,8 @@ def batches(service: RemoteService) -> list[tuple[str, int]]:
         ("select up(a) from t where even(id) and a <> 'x'", [("YY",)], [("even", 2), ("up", 1)]),
         ("select id from t where up(a) in ('X', 'YY')", [(2,), (4,)], [("up", 4)]),
         ("select up(a) as r from t where r = 'X'", [("X",)], [("up", 4)]),
+        ("select id from t where even(id) and up(a) = 'X'", [(2,)], [("even", 4), ("up", 2)]),
+        ("select count(*) from t where even(id)", [(2,)], [("even", 4)]),
         # One on another
         ("select up(up(a)) from t where id < 3", [("HELLO",), ("X",)], [("up", 2), ("up", 2)]),
         ("select inc(id) n, inc(n) m from t", [(2, 3), (3, 4), (4, 5), (5, 6)], [("inc", 4), ("inc", 4)]),
@@ -157,6 +159,17 @@ def batches(service: RemoteService) -> list[tuple[str, int]]:
             [("HELLO",)],
             [("up", 1), ("up", 3)],
         ),
+        (
+            "select t.id, up(b) r, up(r) from t join u on t.id = u.id where r = 'ONE'",
+            [(1, "ONE", "ONE")],
+            [("up", 1), ("up", 3)],
+        ),
+        (
+            "select even(t.id), count(*) from t join u on t.id = u.id group by even(t.id) order by 1",
+            [(False, 1), (True, 2)],
+            [("even", 3)],
+        ),
+        ("select t.id, up(a) r, r || b from t join u on t.id = u.id limit 1", None, [("up", 1)]),
         # CTEs and subqueries
         (
             "with c as (select up(a) r from t) select up(r) from c where r = 'X'",
@@ -209,6 +222,7 @@ def batches(service: RemoteService) -> list[tuple[str, int]]:
         ("select up(a) from t order by id limit 1 offset 1", [("X",)], [("up", 1)]),
         ("select up(a) r from t order by r limit 1", [("HELLO",)], [("up", 4)]),
         ("select distinct even(id) from t where id in (1, 3) limit 2", [(False,)], [("even", 2)]),
+        ("select id, even(id) e from t where e limit 1", [(2, True)], [("even", 4)]),
         # No rows, no requests
         ("select up(a) from t where id > 9", [], []),
         ("select count(up(a)) from t where false", [(0,)], []),
@@ -390,6 +404,35 @@ def test_the_same_call_of_an_immutable_function_is_made_once(service: RemoteServ
     empty.execute("create table t(a string); insert into t values ('a')")
     assert empty.execute("select up(a), up(a) || '!' from t")[0].rows == [("A", "A!")]
     assert batches(service) == [("up", 1)]
+
+
+def test_the_same_immutable_call_in_a_branch_does_not_decide_for_the_others(
+    service: RemoteService, empty: Session
+) -> None:
+    empty.execute(declaration(service, "up(x varchar)", "varchar", "immutable"))
+    empty.execute("create table t(a string); insert into t values ('a'), ('b')")
+    query = "select up(a), iff(a = 'b', up(a), 'other') from t"
+    assert empty.execute(query)[0].rows == [("A", "other"), ("B", "B")]
+
+
+def test_flatten_sends_each_row_once(service: RemoteService, session: Session) -> None:
+    query = """
+        select t.id, f.value, f.this from t, lateral flatten(input => score(a), path => 'items') f
+        where t.id < 3 order by t.id, f.index
+    """
+    assert session.execute(query)[0].rows == [
+        (1, 5, [5, "hello"]),
+        (1, "hello", [5, "hello"]),
+        (2, 1, [1, "x"]),
+        (2, "x", [1, "x"]),
+    ]
+    assert sorted(service.rows_sent("score")) == [["hello"], ["x"]]
+
+
+def test_a_limit_ends_the_calls_of_a_where(service: RemoteService, session: Session) -> None:
+    query = "select seq4() n from table(generator(rowcount => 10000)) where even(n) limit 2"
+    assert session.execute(query)[0].rows == [(0,), (2,)]
+    assert sum(rows for _, rows in batches(service)) < 10000
 
 
 def test_overloads_go_by_the_count_of_arguments(session: Session) -> None:
