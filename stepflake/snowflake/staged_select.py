@@ -111,7 +111,7 @@ class _Base:
     def is_left_to_duckdb(self) -> bool:
         """Whether a LIMIT follows a WHERE with calls: DuckDB stops calling once it has enough rows.
 
-        DuckDB refuses a reference to the alias of a call, so a SELECT with one is staged, and all rows called.
+        DuckDB refuses references to the alias of a call; a SELECT with one is staged, and all its rows sent.
         """
         where, order = self.select.args.get("where"), self.select.args.get("order")
         if not where or order or not has_calls(where) or not is_limit_of_rows(self.select):
@@ -125,7 +125,7 @@ class _Base:
     def create_table(self, names: SelectNames) -> str | None:
         """A table of the rows that calls are made for; None where its query can't run on its own.
 
-        Conditions without calls are applied here and removed from the SELECT. So are LIMIT and OFFSET where no
+        Conditions without calls are applied here and removed from the SELECT. So are LIMIT and OFFSET if no
         call decides which rows they keep: then only those rows are sent.
         """
         where = self.select.args.get("where")
