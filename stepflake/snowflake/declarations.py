@@ -1,4 +1,4 @@
-"""CREATE EXTERNAL FUNCTION and CREATE API INTEGRATION, read from Snowflake's SQL and written as it.
+"""Reads and writes CREATE EXTERNAL FUNCTION and CREATE API INTEGRATION in Snowflake's SQL.
 
 https://docs.snowflake.com/en/sql-reference/sql/create-external-function
 https://docs.snowflake.com/en/sql-reference/sql/create-api-integration
@@ -35,7 +35,7 @@ class DeclarationError(Exception):
 
 @dataclass(frozen=True)
 class ApiIntegration:
-    """Which URLs external functions may have, and the role that Snowflake signs as."""
+    """The URLs that external functions may have, and the IAM role that Snowflake assumes to call them."""
 
     name: str
     role_arn: str
@@ -104,7 +104,7 @@ def write_function(function: ExternalFunction, integration: str) -> str:
 def write_integration(integration: ApiIntegration) -> str:
     """The CREATE statement of an API integration, with a semicolon.
 
-    IF NOT EXISTS, because a replaced integration gets another external id, which its role then doesn't trust.
+    IF NOT EXISTS, because a replaced integration gets a new external id, which the role doesn't trust.
     """
     prefixes = ", ".join(literal(prefix) for prefix in integration.allowed_prefixes)
     return "\n".join(
@@ -119,7 +119,7 @@ def write_integration(integration: ApiIntegration) -> str:
 
 
 def identifier(name: str) -> str:
-    """A name as it stands in SQL: quoted where it must be. Plain names fold to upper case."""
+    """A name in SQL, quoted if necessary. Snowflake folds unquoted names to upper case."""
     plain = name.isascii() and name.replace("_", "a").replace("$", "1").isalnum() and not name[0].isdigit()
     if plain and name.upper() not in _RESERVED:
         return name
@@ -127,7 +127,7 @@ def identifier(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A string literal; Snowflake reads backslashes in it as escapes."""
+    """A string literal, with backslashes escaped."""
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
@@ -173,7 +173,7 @@ class _Reader:
         return cast("Token", token)
 
     def name(self) -> str:
-        """An identifier, folded as Snowflake folds it; of a qualified name the last part."""
+        """An identifier, folded as in Snowflake; of a qualified name the last part."""
         while True:
             token = self.take()
             name = token.text if token.token_type == TokenType.IDENTIFIER else token.text.upper()
@@ -192,7 +192,7 @@ class _Reader:
         return self.take().text
 
     def kind(self) -> str:
-        """A data type, with its precision, as it is written."""
+        """A data type with its precision, as written but in upper case."""
         first = last = self.take()
         if self.accept("PRECISION"):
             last = self._tokens[self._at - 1]

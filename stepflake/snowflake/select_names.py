@@ -30,7 +30,7 @@ class SelectNames:
     def without_aliases(self, expression: exp.Expr) -> exp.Expr:
         """A copy in which the SELECT list's aliases are replaced by what they stand for."""
         holder = exp.Paren(this=expression.copy())
-        # An alias may stand for another one, but in no circle.
+        # An alias may refer to another one; the bound ends a circular reference.
         for _ in self._select.expressions:
             aliased = [(node, found) for node in own_nodes(holder) if (found := self._aliased(node))]
             if not aliased:

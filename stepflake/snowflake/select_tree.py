@@ -1,4 +1,4 @@
-"""What is where in a SELECT: its sources, the nodes and calls of its own clauses, conditions and branches."""
+"""Questions about the syntax tree of one SELECT: its sources, calls, conditions, groups and branches."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -17,7 +17,7 @@ def source_nodes(select: exp.Select) -> list[exp.Expr]:
 
 
 def own_nodes(root: exp.Expr) -> Iterator[exp.Expr]:
-    """The nodes of an expression, or of a SELECT's clauses but its FROM, without those of nested queries."""
+    """The nodes of an expression, or of a SELECT's clauses except FROM, without those of nested queries."""
     if isinstance(root, exp.Select):
         starts = []
         for clause in _CLAUSES:
@@ -40,12 +40,12 @@ def has_calls(root: exp.Expr) -> bool:
 
 
 def nested_queries(select: exp.Select) -> Iterator[exp.Expr]:
-    """The outermost queries in a SELECT's clauses but its FROM."""
+    """The outermost queries in a SELECT's clauses except FROM."""
     return (node for node in own_nodes(select) if isinstance(node, exp.Query))
 
 
 def stars(select: exp.Select) -> list[exp.Star]:
-    """The stars in the SELECT list, those with a table too."""
+    """The `*` and `t.*` of the SELECT list."""
     found = []
     for projection in select.expressions:
         star = projection.this if isinstance(projection, exp.Column) else projection
@@ -55,13 +55,13 @@ def stars(select: exp.Select) -> list[exp.Star]:
 
 
 def hide(star: exp.Star, names: Iterable[str]) -> None:
-    """Leave columns out of a star."""
+    """Exclude columns from a star."""
     hidden = [exp.column(name, quoted=True) for name in names]
     star.set("except_", [*(star.args.get("except_") or []), *hidden])
 
 
 def conditions_of(condition: exp.Expr) -> list[exp.Expr]:
-    """The parts of a condition that AND joins."""
+    """The operands of a condition's ANDs."""
     plain = condition.unnest()
     return list(plain.flatten()) if isinstance(plain, exp.And) else [plain]
 
@@ -72,7 +72,7 @@ def set_conditions(select: exp.Select, conditions: Sequence[exp.Expr]) -> None:
 
 
 def is_limit_of_rows(select: exp.Select) -> bool:
-    """Whether a LIMIT counts rows of FROM and WHERE: nothing in between groups, compares or removes them."""
+    """Whether a LIMIT counts the rows of FROM and WHERE: no grouping, DISTINCT or window in between."""
     between = ("distinct", "group", "having", "qualify")
     return bool(
         select.args.get("limit")
@@ -83,7 +83,7 @@ def is_limit_of_rows(select: exp.Select) -> bool:
 
 
 def is_ordered_by_columns(select: exp.Select) -> bool:
-    """Whether the ORDER BY, if any, has columns of the FROM only: no aliases, positions or expressions."""
+    """Whether an ORDER BY, if any, has only columns of the FROM: no aliases, positions or expressions."""
     order = select.args.get("order")
     aliases = [projection.alias.upper() for projection in select.expressions]
     return not order or all(
@@ -92,7 +92,7 @@ def is_ordered_by_columns(select: exp.Select) -> bool:
 
 
 def is_aggregated(select: exp.Select) -> bool:
-    """Whether it gives groups of rows."""
+    """Whether its result has a row for each group."""
     return bool(select.args.get("group")) or any(
         isinstance(node, exp.AggFunc) and not isinstance(node.parent, exp.Window | exp.IgnoreNulls)
         for node in own_nodes(select)
@@ -113,7 +113,7 @@ def is_called_per_row(select: exp.Select, call: exp.Expr) -> bool:
 
 
 def share_group_keys(select: exp.Select) -> None:
-    """`SELECT f(a) ... GROUP BY f(a)` means one call, not two."""
+    """Make one call of the two in `SELECT f(a) ... GROUP BY f(a)`."""
     group = select.args.get("group")
     keys = {without_numbers(key): key for key in (group.expressions if group else []) if any(own_calls(key))}
     if not keys:
@@ -145,7 +145,7 @@ def _is_in_group_key(select: exp.Select, call: exp.Expr) -> bool:
 
 
 def guard_of(call: exp.Expr) -> list[exp.Expr]:
-    """The conditions on the way from a call up to its clause: branches of CASE, IFF, COALESCE and NVL2."""
+    """The conditions under which a call's value is used: of the CASE, IFF, COALESCE and NVL2 around it."""
     conditions: list[exp.Expr] = []
     node: exp.Expr = call
     parent = call.parent
@@ -165,7 +165,7 @@ def guard_of(call: exp.Expr) -> list[exp.Expr]:
 
 
 def _branch_conditions(branch: exp.If, part: str | None) -> list[exp.Expr]:
-    """When a part of IFF, or of one WHEN of a CASE, is needed."""
+    """The conditions under which one part of an IFF, or of one WHEN of a CASE, is used."""
     if isinstance(branch.parent, exp.Case):
         case = branch.parent
         ifs = case.args["ifs"]
@@ -191,5 +191,5 @@ def _case_condition(case: exp.Case, branch: exp.If) -> exp.Expr:
 
 
 def _is_not(condition: exp.Expr) -> exp.Expr:
-    """NOT, where an unknown condition isn't true either."""
+    """NOT, with NULL as false."""
     return exp.not_(exp.Coalesce(this=condition, expressions=[exp.false()]))

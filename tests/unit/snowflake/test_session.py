@@ -216,7 +216,7 @@ def batches(service: RemoteService) -> list[tuple[str, int]]:
             [("up", 1)],
         ),
         ("select sum(iff(even(id), inc(id), 0)) from t", [(8,)], [("even", 4), ("inc", 2)]),
-        # A LIMIT spares rows where nothing is in between
+        # A LIMIT of rows of the FROM: only those are sent
         ("select up(a) from t limit 1", [("HELLO",)], [("up", 1)]),
         ("select up(a) from t order by id desc limit 1", [("YY",)], [("up", 1)]),
         ("select up(a) from t order by id limit 1 offset 1", [("X",)], [("up", 1)]),
@@ -265,7 +265,7 @@ def test_calls_are_made_wherever_they_stand(
         ("insert into u values (7, up('k')); select b from u where id = 7", [("K",)]),
     ],
 )
-def test_calls_that_cannot_be_staged_are_made_all_the_same(
+def test_calls_that_are_not_staged_are_made_by_duckdb(
     session: Session, query: str, rows: list[tuple[Any, ...]]
 ) -> None:
     assert session.execute(query)[-1].rows == rows
@@ -290,7 +290,7 @@ def test_columns_are_named_as_snowflake_names_them(session: Session) -> None:
     assert result.columns == ("ID", "UP(A)", "SCORE(A):POSITIVE::FLOAT", "as Is", "R")
 
 
-def test_rows_go_in_full_batches_side_by_side_and_stay_in_order(
+def test_full_batches_are_sent_in_parallel_and_rows_keep_their_order(
     service: RemoteService, session: Session
 ) -> None:
     service.together = threading.Barrier(3)
@@ -306,7 +306,7 @@ def test_every_call_of_a_query_has_its_own_batch_ids(service: RemoteService, ses
     assert ids == {f"{result.query_id}:1:1:0:0", f"{result.query_id}:2:1:0:0"}
 
 
-def test_values_cross_the_wire_with_all_their_digits(service: RemoteService, session: Session) -> None:
+def test_values_keep_all_their_digits(service: RemoteService, session: Session) -> None:
     (result,) = session.execute("""
         select echo(12345678901234567890123456789012345678, 1.10, -0.5::float, null),
                echo('ü"\n', true, object_construct('k', array_construct(1.5, 2.25)), ''),
@@ -325,7 +325,7 @@ def test_values_cross_the_wire_with_all_their_digits(service: RemoteService, ses
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "crosses"),
+    ("kind", "value", "expected"),
     [
         ("NUMBER(38, 2)", "1.5", (Decimal("1.50"), Decimal("1.50"))),
         ("INT", "7", (7, 7)),
@@ -346,14 +346,14 @@ def test_values_cross_the_wire_with_all_their_digits(service: RemoteService, ses
     ],
 )
 def test_each_type_is_what_snowflake_sends_and_takes(
-    service: RemoteService, empty: Session, kind: str, value: str, crosses: tuple[Any, Any]
+    service: RemoteService, empty: Session, kind: str, value: str, expected: tuple[Any, Any]
 ) -> None:
-    wire, back = crosses
+    sent, returned = expected
     empty.execute(declaration(service, f"same(x {kind})", kind))
     (result,) = empty.execute(f"select same({value}) as v, same(null) as n")
-    assert service.rows_sent("same") == [[wire], [None]]
-    assert result.rows == [(back, None)]
-    assert type(result.rows[0][0]) is type(back)
+    assert service.rows_sent("same") == [[sent], [None]]
+    assert result.rows == [(returned, None)]
+    assert type(result.rows[0][0]) is type(returned)
 
 
 @pytest.mark.parametrize(
@@ -528,7 +528,7 @@ def test_statements_without_rows_say_what_they_did(session: Session, statement: 
     assert (result.columns, result.rows, result.message) == ((), [], message)
 
 
-def test_staging_leaves_nothing_behind(session: Session) -> None:
+def test_staging_leaves_no_tables(session: Session) -> None:
     session.execute("select up(a) from t where even(id)")
     with pytest.raises(SqlError):
         session.execute("select fail(a) from t")
