@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import simplejson
 import urllib3
@@ -43,6 +43,7 @@ ACCEPTED, OK, THROTTLED, SERVER_ERROR = 202, 200, 429, 500
 SHOWN_CHARACTERS = 2000
 PIECE_BYTES = 1 << 16
 
+_Values = TypeVar("_Values")
 Compression = Literal["AUTO", "GZIP", "DEFLATE", "NONE"]
 
 
@@ -149,43 +150,34 @@ class SnowflakeClient:
         call_number: int = 1,
         context: Mapping[str, str] | None = None,
     ) -> Iterator[Any]:
-        """The function's value for each row of arguments, in order, in batches, several in flight.
+        """The function's value for each row of arguments, in order; sent in batches, several in parallel.
 
         `call_number` distinguishes the calls of one query in the batch ids. Values are parsed JSON, with
         Decimal for numbers with a fraction or an exponent. Raises ExternalFunctionError for the first batch
         that fails.
         """
         query_id = query_id or new_query_id()
-        stop = threading.Event()
         size = min(function.max_batch_rows or BATCH_ROWS, BATCH_ROWS)
         source = iter(rows)
-        running: dict[Future[list[Any]], int] = {}
-        finished: dict[int, list[Any]] = {}
-        sent = delivered = 0
+        batches = iter(lambda: list(islice(source, size)), [])
+        stop = threading.Event()
         with ThreadPoolExecutor(self._in_flight, thread_name_prefix="batch") as executor:
+            # Lazily: the next batch is taken from `rows` when one in flight is done.
+            futures = (
+                executor.submit(
+                    self.send,
+                    function,
+                    batch,
+                    query_id=query_id,
+                    batch_id=f"{query_id}:{call_number}:1:0:{number}",
+                    context=context,
+                    stop=stop,
+                )
+                for number, batch in enumerate(batches)
+            )
             try:
-                while True:
-                    while len(running) < self._in_flight and (batch := list(islice(source, size))):
-                        batch_id = f"{query_id}:{call_number}:1:0:{sent}"
-                        future = executor.submit(
-                            self.send,
-                            function,
-                            batch,
-                            query_id=query_id,
-                            batch_id=batch_id,
-                            context=context,
-                            stop=stop,
-                        )
-                        running[future] = sent
-                        sent += 1
-                    if not running:
-                        return
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        finished[running.pop(future)] = future.result()
-                    while delivered in finished:
-                        yield from finished.pop(delivered)
-                        delivered += 1
+                for values in _in_order(futures, self._in_flight):
+                    yield from values
             finally:
                 stop.set()
 
@@ -319,6 +311,25 @@ class _Answer:
         if self.status == ACCEPTED:
             return "because it was still running (202)"
         return self.error or f"with remote service error: {self.status} '{_shown(self.body)}'"
+
+
+def _in_order(futures: Iterator[Future[_Values]], in_flight: int) -> Iterator[_Values]:
+    """The results in the order of the futures, of which at most `in_flight` run; raises the first error."""
+    running: dict[Future[_Values], int] = {}
+    finished: dict[int, _Values] = {}
+    started = delivered = 0
+    while True:
+        for future in islice(futures, in_flight - len(running)):
+            running[future] = started
+            started += 1
+        if not running:
+            return
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            finished[running.pop(future)] = future.result()
+        while delivered in finished:
+            yield finished.pop(delivered)
+            delivered += 1
 
 
 def is_retryable(status: int) -> bool:

@@ -108,7 +108,7 @@ def is_called_per_row(select: exp.Select, call: exp.Expr) -> bool:
     if not is_aggregated(select) or _is_inside(call, exp.Where):
         return True
     return not _is_inside(call, exp.Window) and (
-        _is_inside(call, exp.AggFunc) or _is_in_group_key(select, call)
+        _is_inside(call, exp.AggFunc) or number_of(call) in _grouped_calls(select)
     )
 
 
@@ -129,19 +129,13 @@ def _is_inside(node: exp.Expr, kind: type[exp.Expr]) -> bool:
     return isinstance(node.find_ancestor(kind, exp.Query), kind)
 
 
-def _is_in_group_key(select: exp.Select, call: exp.Expr) -> bool:
+def _grouped_calls(select: exp.Select) -> set[int]:
+    """The numbers of the calls in GROUP BY; its keys may be positions or aliases of the SELECT list."""
     group = select.args.get("group")
     keys = group.expressions if group else []
-    if any(number_of(call) == number_of(c) for key in keys for c in own_calls(key)):
-        return True
-    for number, projection in enumerate(select.expressions, 1):
-        if call in list(projection.walk()):
-            return any(
-                (key.is_int and int(key.name) == number)
-                or (isinstance(key, exp.Column) and not key.table and key.name == projection.alias)
-                for key in keys
-            )
-    return False
+    names = {key.name for key in keys if key.is_int or (isinstance(key, exp.Column) and not key.table)}
+    projections = [p for number, p in enumerate(select.expressions, 1) if {str(number), p.alias} & names]
+    return {number_of(call) for each in [*keys, *projections] for call in own_calls(each)}
 
 
 def guard_of(call: exp.Expr) -> list[exp.Expr]:
