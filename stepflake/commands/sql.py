@@ -22,9 +22,9 @@ from rich.text import Text
 from core.catalog import CatalogError
 from stepflake.options import find_stack, stack_options
 from stepflake.progress import console
-from stepflake.snowflake.client import Batch, ExternalFunction, SnowflakeClient, is_passing, region_of
+from stepflake.snowflake.client import Batch, ExternalFunction, SnowflakeClient, is_retryable, region_of
 from stepflake.snowflake.ddl import api_functions, stack_functions
-from stepflake.snowflake.session import Result, Session, SqlError, declares_functions
+from stepflake.snowflake.session import Session, SqlError, StatementResult, declares_functions
 from stepflake.stack import ACCESS_KEY, SECRET_KEY, StackError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -136,7 +136,7 @@ class Progress:
             self._batches[batch.id] = batch
             if self._status:
                 self._status.update(self._line())
-            elif batch.state == "sent" and batch.statuses and is_passing(batch.statuses[-1]):
+            elif batch.state == "sent" and batch.statuses and is_retryable(batch.statuses[-1]):
                 last = batch.statuses[-1] or "no answer"
                 self._console.print(f"{batch.function}: {last}, trying again", highlight=False, markup=False)
 
@@ -144,13 +144,13 @@ class Progress:
         batches = self._batches.values()
         done = sum(batch.state == "done" for batch in batches)
         rows = sum(batch.rows for batch in batches)
-        again = sum(is_passing(status) for batch in batches for status in batch.statuses)
+        again = sum(is_retryable(status) for batch in batches for status in batch.statuses)
         names = ", ".join(sorted({batch.function for batch in batches}))
         line = f"{names}: {done} of {len(batches)} batches answered, {rows:,} rows sent"
         return f"{line}, {again} requests tried again" if again else line
 
 
-def show(result: Result, style: str = "table") -> None:
+def show(result: StatementResult, style: str = "table") -> None:
     """Prints one statement's rows to stdout; what a statement without rows did goes to stderr."""
     if not result.columns:
         console.print(result.message, highlight=False, markup=False)
@@ -161,7 +161,7 @@ def show(result: Result, style: str = "table") -> None:
         click.echo(as_json(result) if style == "json" else as_csv(result), nl=False)
 
 
-def as_json(result: Result) -> str:
+def as_json(result: StatementResult) -> str:
     """The rows as a list of objects, one a line; numbers have all their digits."""
     names = [
         column if column not in result.columns[:number] else f"{column}_{number + 1}"
@@ -180,7 +180,7 @@ def as_json(result: Result) -> str:
     return "[" + ",".join(f"\n  {line}" for line in lines) + "\n]\n"
 
 
-def as_csv(result: Result) -> str:
+def as_csv(result: StatementResult) -> str:
     """A header and the rows; NULL is an empty field."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -208,7 +208,7 @@ def _plain_text(value: Any) -> str:
     return str(value)
 
 
-def _show_table(result: Result) -> None:
+def _show_table(result: StatementResult) -> None:
     is_terminal = sys.stdout.isatty()
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     numeric: Callable[[int], bool] = lambda number: all(  # noqa: E731

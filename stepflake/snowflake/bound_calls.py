@@ -1,4 +1,4 @@
-"""External function calls in a statement's tree: bound to their functions, and written as DuckDB's SQL."""
+"""Calls of external functions in a statement's syntax tree, and as DuckDB's SQL."""
 
 import re
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from stepflake.snowflake.types import from_text, row_json
 
 # A bound call is this function with the call's number as its first argument.
 CALL = "__STEPFLAKE_CALL"
-# What DuckDB calls where a call wasn't staged: the call's number and the arguments' JSON text.
+# DuckDB's function for a call that wasn't staged, of the call's number and the arguments' JSON text.
 INLINE = "__stepflake_external"
 
 
 class Calls:
-    """The external function calls of one statement, by number."""
+    """The bound calls of a session, by number; views keep those that they were created with."""
 
     def __init__(self) -> None:
         self.functions: dict[int, ExternalFunction] = {}
 
     def bind(self, function: ExternalFunction, arguments: Sequence[exp.Expr]) -> exp.Expr:
-        """The expression that stands for this call until it is staged or rendered."""
+        """The expression for this call until it is staged or rendered."""
         number = len(self.functions)
         self.functions[number] = function
         return exp.Anonymous(
@@ -32,11 +32,10 @@ class Calls:
         """The function of a bound call."""
         return self.functions[number_of(call)]
 
-    def row(self, call: exp.Expr) -> exp.Expr:
-        """The JSON text of a call's arguments, NULL where the function isn't to be called."""
-        function = self.function(call)
-        arguments = call.expressions[1:]
-        row = row_json(arguments, [kind for _, kind in function.parameters])
+    def row(self, number: int, arguments: Sequence[exp.Expr]) -> exp.Expr:
+        """The JSON text of a call's arguments, NULL if RETURNS NULL ON NULL INPUT applies."""
+        function = self.functions[number]
+        row = row_json(list(arguments), [kind for _, kind in function.parameters])
         if function.null_on_null and arguments:
             present = exp.and_(*(exp.not_(exp.Is(this=a.copy(), expression=exp.Null())) for a in arguments))
             row = exp.Case(ifs=[exp.If(this=present, true=row)])
@@ -49,10 +48,12 @@ class Calls:
             if not is_call(node):
                 return node
             number = exp.Literal.string(str(number_of(node)))
-            value = exp.Anonymous(this=INLINE, expressions=[number, self.row(node)])
+            value = exp.Anonymous(
+                this=INLINE, expressions=[number, self.row(number_of(node), node.expressions[1:])]
+            )
             return from_text(value, self.function(node).returns)
 
-        # From the inside out: the arguments of a call may be calls.
+        # The innermost first: the arguments of a call may be calls.
         copied = expression.copy()
         for node in reversed(list(copied.find_all(exp.Anonymous))):
             if is_call(node):
@@ -75,5 +76,5 @@ def number_of(call: exp.Expr) -> int:
 
 
 def without_numbers(expression: exp.Expr) -> str:
-    """The text by which two calls of the same function with the same arguments are the same."""
+    """SQL text without the calls' numbers, for comparing expressions."""
     return re.sub(rf"{CALL}\(\d+", CALL + "(", expression.sql("duckdb"))

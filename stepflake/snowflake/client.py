@@ -1,6 +1,6 @@
-"""Snowflake's side of the wire: calls a remote service as Snowflake calls an external function.
+"""Calls a remote service by HTTP as Snowflake calls an external function.
 
-It shares no code with the Lambdas, so that a mistake in the one doesn't hide the same mistake in the other.
+It shares no code with the Lambdas, so that a mistake in one of them is not hidden by the same mistake here.
 https://docs.snowflake.com/en/sql-reference/external-functions-data-format
 https://docs.snowflake.com/en/sql-reference/external-functions-implementation
 """
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import simplejson
 import urllib3
@@ -29,12 +29,12 @@ from botocore.credentials import Credentials
 
 # The largest batches seen have about 4,096 rows; MAX_BATCH_ROWS only lowers that.
 BATCH_ROWS = 4096
-# Snowflake reads at most 10 MB of an answer, as it comes over the wire.
+# Snowflake reads at most 10 MB of an answer, compressed as it is sent.
 RESPONSE_BYTES = 10 * 1024 * 1024
-# Snowflake gives a batch up after ten minutes; that can't be configured.
+# Snowflake's time limit for a batch; it can't be configured.
 GIVE_UP_SECONDS = 600.0
 
-# How often Snowflake polls and retries isn't published; these are short enough to watch and grow.
+# Snowflake doesn't publish its intervals; these are short at first, for quick functions.
 FIRST_POLL_SECONDS, POLL_GROWTH, LONGEST_POLL_SECONDS = 0.1, 1.5, 5.0
 FIRST_RETRY_SECONDS, RETRY_GROWTH, LONGEST_RETRY_SECONDS = 0.25, 2.0, 8.0
 RETRIES = 8
@@ -43,15 +43,16 @@ ACCEPTED, OK, THROTTLED, SERVER_ERROR = 202, 200, 429, 500
 SHOWN_CHARACTERS = 2000
 PIECE_BYTES = 1 << 16
 
+_Values = TypeVar("_Values")
 Compression = Literal["AUTO", "GZIP", "DEFLATE", "NONE"]
 
 
 class ExternalFunctionError(Exception):
-    """A batch failed; the message is what Snowflake shows to the SQL user."""
+    """A batch failed; the message is the one that Snowflake shows."""
 
 
 class Cancelled(Exception):
-    """This batch was given up because another batch of the same call failed."""
+    """This batch was abandoned because another batch of the same call failed."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class ExternalFunction:
     """An external function as SQL declares it.
 
     `parameters`: names and Snowflake types. `headers`: HEADERS, sent as `sf-custom-*`. `context_headers`: the
-    context functions' names; their values come with each query.
+    context functions' names; `SnowflakeClient.call` takes their values.
     """
 
     name: str
@@ -76,16 +77,16 @@ class ExternalFunction:
 
     @property
     def signature(self) -> str:
-        """As Snowflake's header has it: `(A VARCHAR, B NUMBER)`."""
+        """As in Snowflake's header: `(A VARCHAR, B NUMBER)`."""
         return "(" + ", ".join(f"{name} {kind}" for name, kind in self.parameters) + ")"
 
 
 @dataclass
 class Batch:
-    """What one POST carried and what became of it, for those who watch.
+    """One batch and the state of its requests, for a Watcher.
 
-    `rows`: the count of rows. `statuses`: the HTTP status of each request, 0 for one that got no answer.
-    `seconds`: from the POST to the rows or the error. `state`: "sent", "done" or "failed".
+    `rows`: the count of rows. `statuses`: the HTTP status of each request, 0 for one without an answer.
+    `seconds`: from the POST to the rows or the error, once the state is "done" or "failed".
     """
 
     id: str
@@ -106,10 +107,10 @@ def new_query_id() -> str:
 
 
 class SnowflakeClient:
-    """Sends batches to remote services with SigV4, and polls, retries and checks as Snowflake does.
+    """Sends batches to remote services, signed with SigV4, and polls, retries and checks as Snowflake does.
 
-    `watch` hears of each batch when it is sent, after each answer, and at its end, in the thread that sends
-    it. `in_flight` is how many batches of one call are under way at once. Thread-safe.
+    `watch` is called with each batch when it is sent, after each answer and at its end, in the thread that
+    sends it. `in_flight`: the most batches of one call that are sent in parallel. Thread-safe.
     """
 
     def __init__(
@@ -149,42 +150,34 @@ class SnowflakeClient:
         call_number: int = 1,
         context: Mapping[str, str] | None = None,
     ) -> Iterator[Any]:
-        """The function's value for each row of arguments, in order, in batches, several in flight.
+        """The function's value for each row of arguments, in order; sent in batches, several in parallel.
 
-        `call_number` tells apart the calls of one query. Values are JSON's, with numbers that have a fraction
-        or an exponent as Decimal. Raises ExternalFunctionError for the first batch that fails.
+        `call_number` distinguishes the calls of one query in the batch ids. Values are parsed JSON, with
+        Decimal for numbers with a fraction or an exponent. Raises ExternalFunctionError for the first batch
+        that fails.
         """
         query_id = query_id or new_query_id()
-        stop = threading.Event()
         size = min(function.max_batch_rows or BATCH_ROWS, BATCH_ROWS)
         source = iter(rows)
-        running: dict[Future[list[Any]], int] = {}
-        finished: dict[int, list[Any]] = {}
-        sent = delivered = 0
+        batches = iter(lambda: list(islice(source, size)), [])
+        stop = threading.Event()
         with ThreadPoolExecutor(self._in_flight, thread_name_prefix="batch") as executor:
+            # Lazily: the next batch is taken from `rows` when one in flight is done.
+            futures = (
+                executor.submit(
+                    self.send,
+                    function,
+                    batch,
+                    query_id=query_id,
+                    batch_id=f"{query_id}:{call_number}:1:0:{number}",
+                    context=context,
+                    stop=stop,
+                )
+                for number, batch in enumerate(batches)
+            )
             try:
-                while True:
-                    while len(running) < self._in_flight and (batch := list(islice(source, size))):
-                        batch_id = f"{query_id}:{call_number}:1:0:{sent}"
-                        future = executor.submit(
-                            self.send,
-                            function,
-                            batch,
-                            query_id=query_id,
-                            batch_id=batch_id,
-                            context=context,
-                            stop=stop,
-                        )
-                        running[future] = sent
-                        sent += 1
-                    if not running:
-                        return
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        finished[running.pop(future)] = future.result()
-                    while delivered in finished:
-                        yield from finished.pop(delivered)
-                        delivered += 1
+                for values in _in_order(futures, self._in_flight):
+                    yield from values
             finally:
                 stop.set()
 
@@ -229,48 +222,48 @@ class SnowflakeClient:
         headers: dict[str, str],
         stop: threading.Event,
     ) -> bytes:
+        """Send requests until one is answered with the rows, or the batch fails; the body with the rows."""
         deadline = self._clock() + GIVE_UP_SECONDS
         method, content = "POST", body
-        retries = 0
-        poll = FIRST_POLL_SECONDS
-        while True:
-            if stop.is_set():
-                raise Cancelled(batch.id)
-            try:
-                answer = self._request(method, function, content, headers)
-                trouble = f"with remote service error: {answer.status} '{_shown(answer.body)}'"
-            except urllib3.exceptions.HTTPError as error:
-                answer = _Answer(0)
-                trouble = f"without an answer from {function.url}: {_plain(error)}"
-            status = answer.status
-            batch.statuses.append(status)
+        polls = retries = 0
+        while not stop.is_set():
+            answer = self._try_request(method, function, content, headers)
+            batch.statuses.append(answer.status)
             self._watch(batch)
-            if status == OK:
+            if answer.status == OK:
                 return _checked(function.name, answer)
-            if status == ACCEPTED:
+            if answer.status == ACCEPTED:
                 method, content, retries = "GET", b"", 0
-                delay, poll = poll, min(poll * POLL_GROWTH, LONGEST_POLL_SECONDS)
-                trouble = "because it was still running (202)"
-            elif is_passing(status):
+                delay = min(FIRST_POLL_SECONDS * POLL_GROWTH**polls, LONGEST_POLL_SECONDS)
+                polls += 1
+            elif is_retryable(answer.status) and retries < RETRIES:
+                delay = self._retry_delay(retries)
                 retries += 1
-                if retries > RETRIES:
-                    raise ExternalFunctionError(
-                        f"Request failed for external function {function.name} {trouble} "
-                        f"(after {retries} tries)"
-                    )
-                longest = min(
-                    FIRST_RETRY_SECONDS * RETRY_GROWTH ** (retries - 1),
-                    LONGEST_RETRY_SECONDS,
-                )
-                delay = longest * (0.5 + self._jitter() / 2)
             else:
-                raise ExternalFunctionError(f"Request failed for external function {function.name} {trouble}")
+                tries = f" (after {retries + 1} tries)" if is_retryable(answer.status) else ""
+                raise ExternalFunctionError(
+                    f"Request failed for external function {function.name} {answer.problem}{tries}"
+                )
             if self._clock() + delay >= deadline:
                 raise ExternalFunctionError(
                     f"Request failed for external function {function.name}: batch {batch.id} was given up "
-                    f"after {GIVE_UP_SECONDS:.0f} s, {trouble}"
+                    f"after {GIVE_UP_SECONDS:.0f} s, {answer.problem}"
                 )
             self._pause(stop, delay)
+        raise Cancelled(batch.id)
+
+    def _retry_delay(self, retries: int) -> float:
+        """Exponential backoff with jitter, in seconds."""
+        longest = min(FIRST_RETRY_SECONDS * RETRY_GROWTH**retries, LONGEST_RETRY_SECONDS)
+        return longest * (0.5 + self._jitter() / 2)
+
+    def _try_request(
+        self, method: str, function: ExternalFunction, body: bytes, headers: dict[str, str]
+    ) -> "_Answer":
+        try:
+            return self._request(method, function, body, headers)
+        except urllib3.exceptions.HTTPError as error:
+            return _Answer(0, error=f"without an answer from {function.url}: {_plain(error)}")
 
     def _request(
         self, method: str, function: ExternalFunction, body: bytes, headers: dict[str, str]
@@ -287,7 +280,7 @@ class SnowflakeClient:
             decode_content=False,
             redirect=False,
         )
-        # In pieces to the end: only that notices an answer cut short, and one too large before it is whole.
+        # Read to the end, which detects a truncated answer, and in pieces, which limits the memory.
         received = bytearray()
         with response:
             for piece in response.stream(PIECE_BYTES, decode_content=False):
@@ -304,16 +297,43 @@ class SnowflakeClient:
 
 @dataclass(frozen=True)
 class _Answer:
-    """`body`: decoded; `received`: as it came; `status`: 0 where nothing came."""
+    """`body`: decompressed; `received`: as sent. `status`: 0 without an answer, for which `error` is why."""
 
     status: int
     body: bytes = b""
     received: bytes = b""
     md5: str | None = None
+    error: str = ""
+
+    @property
+    def problem(self) -> str:
+        """The end of the message of a batch that fails with this answer."""
+        if self.status == ACCEPTED:
+            return "because it was still running (202)"
+        return self.error or f"with remote service error: {self.status} '{_shown(self.body)}'"
 
 
-def is_passing(status: int) -> bool:
-    """Whether Snowflake tries again after this status; 0 stands for no answer at all."""
+def _in_order(futures: Iterator[Future[_Values]], in_flight: int) -> Iterator[_Values]:
+    """The results in the order of the futures, of which at most `in_flight` run; raises the first error."""
+    running: dict[Future[_Values], int] = {}
+    finished: dict[int, _Values] = {}
+    started = delivered = 0
+    while True:
+        for future in islice(futures, in_flight - len(running)):
+            running[future] = started
+            started += 1
+        if not running:
+            return
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            finished[running.pop(future)] = future.result()
+        while delivered in finished:
+            yield finished.pop(delivered)
+            delivered += 1
+
+
+def is_retryable(status: int) -> bool:
+    """Whether Snowflake repeats a request with this status; 0 stands for no answer."""
     return status in (0, THROTTLED) or status >= SERVER_ERROR
 
 
@@ -325,7 +345,7 @@ def region_of(url: str) -> str | None:
 
 
 def request_body(rows: Sequence[Sequence[Any]]) -> bytes:
-    """`{"data":[[0,...],[1,...]]}` with newlines where Snowflake has them."""
+    """`{"data":[[0,...],[1,...]]}` with newlines as Snowflake writes them."""
     lines = (dump_json([number, *row]) for number, row in enumerate(rows))
     return ('{\n"data":[\n' + ",\n".join(lines) + "\n]\n}").encode()
 
@@ -381,7 +401,7 @@ def read_values(function_name: str, answer: bytes, count: int) -> list[Any]:
 
 
 def dump_json(value: Any) -> str:
-    """Compact JSON with every digit of ints and Decimals; NaN and Infinity are a ValueError."""
+    """Compact JSON with all digits of ints and Decimals; NaN and Infinity are a ValueError."""
     return simplejson.dumps(
         value, use_decimal=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
     )
@@ -411,7 +431,7 @@ def _compressed(body: bytes, compression: Compression) -> tuple[bytes, dict[str,
 
 
 def _decoded(received: bytes, encoding: str) -> bytes:
-    """Undo gzip; what can't be undone is a broken transfer, to be tried again."""
+    """The body without gzip. Raises DecodeError for a corrupt one, so that the request is repeated."""
     if encoding.strip().lower() != "gzip":
         return received
     try:
@@ -421,7 +441,10 @@ def _decoded(received: bytes, encoding: str) -> bytes:
 
 
 def _checked(function_name: str, answer: _Answer) -> bytes:
-    """The body, where Content-MD5 is absent or right: before or after gzip, as that isn't documented."""
+    """The body, if Content-MD5 is absent or matches.
+
+    Whether Snowflake takes the digest before or after gzip isn't documented; either is accepted.
+    """
     actual = [
         base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
         for content in (answer.body, answer.received)
@@ -440,5 +463,5 @@ def _shown(body: bytes) -> str:
 
 
 def _plain(error: Exception) -> str:
-    """urllib3's messages start with the object's repr."""
+    """An error's message without the object's repr, with which urllib3's messages start."""
     return re.sub(r"^<[^>]*>: |^\w+\(.*?\): ", "", str(error))

@@ -1,12 +1,12 @@
-"""CREATE EXTERNAL FUNCTION and CREATE API INTEGRATION, read from Snowflake's SQL and written as it.
+"""Reads and writes CREATE EXTERNAL FUNCTION and CREATE API INTEGRATION in Snowflake's SQL.
 
 https://docs.snowflake.com/en/sql-reference/sql/create-external-function
 https://docs.snowflake.com/en/sql-reference/sql/create-api-integration
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from sqlglot import exp
 from sqlglot.errors import ParseError
@@ -26,14 +26,16 @@ TABLESAMPLE THEN TO TRIGGER TRUE TRY_CAST UNION UNIQUE UPDATE USING VALUES VIEW 
 """
 _RESERVED = frozenset(_RESERVED_WORDS.split())
 
+_Item = TypeVar("_Item")
+
 
 class DeclarationError(Exception):
-    """A declaration that Snowflake would not take; the message says where and why."""
+    """A declaration that Snowflake would refuse; the message says where and why."""
 
 
 @dataclass(frozen=True)
 class ApiIntegration:
-    """Which URLs external functions may have, and the role that Snowflake signs as."""
+    """The URLs that external functions may have, and the IAM role that Snowflake assumes to call them."""
 
     name: str
     role_arn: str
@@ -102,7 +104,7 @@ def write_function(function: ExternalFunction, integration: str) -> str:
 def write_integration(integration: ApiIntegration) -> str:
     """The CREATE statement of an API integration, with a semicolon.
 
-    IF NOT EXISTS, because a replaced integration gets another external id, which its role then doesn't trust.
+    IF NOT EXISTS, because a replaced integration gets a new external id, which the role doesn't trust.
     """
     prefixes = ", ".join(literal(prefix) for prefix in integration.allowed_prefixes)
     return "\n".join(
@@ -117,7 +119,7 @@ def write_integration(integration: ApiIntegration) -> str:
 
 
 def identifier(name: str) -> str:
-    """A name as it stands in SQL: quoted where it must be. Plain names fold to upper case."""
+    """A name in SQL, quoted if necessary. Snowflake folds unquoted names to upper case."""
     plain = name.isascii() and name.replace("_", "a").replace("$", "1").isalnum() and not name[0].isdigit()
     if plain and name.upper() not in _RESERVED:
         return name
@@ -125,7 +127,7 @@ def identifier(name: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A string literal; Snowflake reads backslashes in it as escapes."""
+    """A string literal, with backslashes escaped."""
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
@@ -142,7 +144,7 @@ class _Reader:
         return self._tokens[self._at] if self._at < len(self._tokens) else None
 
     def accept(self, *words: str) -> bool:
-        """Step over these keywords or signs, if they are what comes next."""
+        """Take these keywords or signs, if they come next."""
         coming = self._tokens[self._at : self._at + len(words)]
         plain = [
             t.text.upper() for t in coming if t.token_type not in (TokenType.STRING, TokenType.IDENTIFIER)
@@ -171,7 +173,7 @@ class _Reader:
         return cast("Token", token)
 
     def name(self) -> str:
-        """An identifier, folded as Snowflake folds it; of a qualified name the last part."""
+        """An identifier, folded as in Snowflake; of a qualified name the last part."""
         while True:
             token = self.take()
             name = token.text if token.token_type == TokenType.IDENTIFIER else token.text.upper()
@@ -190,7 +192,7 @@ class _Reader:
         return self.take().text
 
     def kind(self) -> str:
-        """A data type, with its precision, as it is written."""
+        """A data type with its precision, as written but in upper case."""
         first = last = self.take()
         if self.accept("PRECISION"):
             last = self._tokens[self._at - 1]
@@ -207,129 +209,146 @@ class _Reader:
             ) from None
         return text
 
-    def list_of_strings(self) -> tuple[str, ...]:
+    def list_of(self, item: Callable[[], _Item]) -> tuple[_Item, ...]:
+        """Items in parentheses; commas between them."""
         self.expect("(")
         found = []
         while not self.accept(")"):
-            found.append(self.string())
+            found.append(item())
             self.accept(",")
         return tuple(found)
+
+    def pair(self) -> tuple[str, str]:
+        """`'name' = 'value'`."""
+        name = self.string()
+        self.expect("=")
+        return name, self.string()
+
+
+# Reads an option's value; `name` is the declared object's, for errors.
+_ReadValue = Callable[[_Reader, str], Any]
+# An option's keywords, the field that it sets (None: it has no effect here), and how its value is read.
+_Options = Mapping[tuple[str, ...], tuple[str | None, _ReadValue]]
+
+
+def _read_options(reader: _Reader, name: str, options: _Options) -> dict[str, Any]:
+    """The fields that the coming options set, up to the first token that starts none."""
+    fields: dict[str, Any] = {}
+    while keywords := next((each for each in options if reader.accept(*each)), None):
+        field, read = options[keywords]
+        value = read(reader, name)
+        if field:
+            fields[field] = value
+    return fields
+
+
+def _always(value: object) -> _ReadValue:
+    """For an option whose keywords are all of it."""
+    return lambda _reader, _name: value
+
+
+def _string(reader: _Reader, _name: str) -> str:
+    return reader.string()
+
+
+def _provider(reader: _Reader, name: str) -> str:
+    provider = reader.take().text.lower()
+    if provider not in ("aws_api_gateway", "aws_private_api_gateway"):
+        raise DeclarationError(
+            f"API_PROVIDER = {provider} of {name}: only aws_api_gateway and "
+            "aws_private_api_gateway can be answered here"
+        )
+    return provider
+
+
+def _batch_rows(reader: _Reader, name: str) -> int:
+    rows = reader.take().text
+    if not rows.isdigit() or int(rows) == 0:
+        raise DeclarationError(f"MAX_BATCH_ROWS = {rows} of {name} must be a number from 1")
+    return int(rows)
+
+
+def _compression(reader: _Reader, name: str) -> str:
+    compression = reader.take().text.upper()
+    if compression not in get_args(Compression):
+        raise DeclarationError(
+            f"COMPRESSION = {compression} of {name} must be one of {', '.join(get_args(Compression))}"
+        )
+    return compression
+
+
+def _translator(_reader: _Reader, name: str) -> None:
+    raise DeclarationError(f"{name}: translators are JavaScript that only Snowflake runs; leave them out")
+
+
+_INTEGRATION_OPTIONS: _Options = {
+    ("API_PROVIDER", "="): (None, _provider),
+    ("API_AWS_ROLE_ARN", "="): ("role_arn", _string),
+    ("API_ALLOWED_PREFIXES", "="): ("allowed_prefixes", lambda reader, _: reader.list_of(reader.string)),
+    ("API_BLOCKED_PREFIXES", "="): ("blocked_prefixes", lambda reader, _: reader.list_of(reader.string)),
+    ("ENABLED", "="): ("enabled", lambda reader, _: reader.take().text.upper() == "TRUE"),
+    ("COMMENT", "="): (None, _string),
+    ("API_KEY", "="): (None, _string),
+}
+
+_FUNCTION_OPTIONS: _Options = {
+    ("NOT", "NULL"): (None, _always(False)),
+    ("NULL",): (None, _always(True)),
+    ("CALLED", "ON", "NULL", "INPUT"): ("null_on_null", _always(False)),
+    ("RETURNS", "NULL", "ON", "NULL", "INPUT"): ("null_on_null", _always(True)),
+    ("STRICT",): ("null_on_null", _always(True)),
+    ("IMMUTABLE",): ("immutable", _always(True)),
+    ("VOLATILE",): ("immutable", _always(False)),
+    ("COMMENT", "="): ("comment", _string),
+    ("API_INTEGRATION", "="): ("integration", lambda reader, _: reader.name()),
+    ("HEADERS", "="): ("headers", lambda reader, _: reader.list_of(reader.pair)),
+    ("CONTEXT_HEADERS", "="): ("context_headers", lambda reader, _: reader.list_of(reader.name)),
+    ("MAX_BATCH_ROWS", "="): ("max_batch_rows", _batch_rows),
+    ("COMPRESSION", "="): ("compression", _compression),
+    ("REQUEST_TRANSLATOR", "="): (None, _translator),
+    ("RESPONSE_TRANSLATOR", "="): (None, _translator),
+}
 
 
 def _read_integration(reader: _Reader, replace: bool) -> Declaration:
     if_not_exists = reader.accept("IF", "NOT", "EXISTS")
     name = reader.name()
-    role, enabled = "", None
-    allowed: tuple[str, ...] = ()
-    blocked: tuple[str, ...] = ()
-    while reader.token is not None:
-        if reader.accept("API_PROVIDER", "="):
-            provider = reader.take().text.lower()
-            if provider not in ("aws_api_gateway", "aws_private_api_gateway"):
-                raise DeclarationError(
-                    f"API_PROVIDER = {provider} of {name}: only aws_api_gateway and "
-                    "aws_private_api_gateway can be answered here"
-                )
-        elif reader.accept("API_AWS_ROLE_ARN", "="):
-            role = reader.string()
-        elif reader.accept("API_ALLOWED_PREFIXES", "="):
-            allowed = reader.list_of_strings()
-        elif reader.accept("API_BLOCKED_PREFIXES", "="):
-            blocked = reader.list_of_strings()
-        elif reader.accept("ENABLED", "="):
-            enabled = reader.take().text.upper() == "TRUE"
-        elif reader.accept("COMMENT", "=") or reader.accept("API_KEY", "="):
-            reader.string()
-        else:
-            reader.fail("expected API_PROVIDER, API_AWS_ROLE_ARN, API_ALLOWED_PREFIXES, ENABLED, ... = ...")
-    if not allowed or not role or enabled is None:
+    fields = _read_options(reader, name, _INTEGRATION_OPTIONS)
+    if reader.token is not None:
+        reader.fail("expected API_PROVIDER, API_AWS_ROLE_ARN, API_ALLOWED_PREFIXES, ENABLED, ... = ...")
+    if not fields.get("allowed_prefixes") or not fields.get("role_arn") or "enabled" not in fields:
         raise DeclarationError(
             f"CREATE API INTEGRATION {name} needs API_PROVIDER, API_AWS_ROLE_ARN, API_ALLOWED_PREFIXES "
             "and ENABLED"
         )
-    integration = ApiIntegration(name, role, allowed, blocked, enabled)
-    return Declaration(integration, replace=replace, if_not_exists=if_not_exists)
+    return Declaration(ApiIntegration(name, **fields), replace=replace, if_not_exists=if_not_exists)
 
 
-def _read_function(reader: _Reader, replace: bool) -> Declaration:  # noqa: PLR0912, PLR0915
+def _read_function(reader: _Reader, replace: bool) -> Declaration:
     name = reader.name()
-    reader.expect("(")
+    parameters = _read_parameters(reader)
+    reader.expect("RETURNS")
+    returns = reader.kind()
+    fields = _read_options(reader, name, _FUNCTION_OPTIONS)
+    if not reader.accept("AS"):
+        reader.fail("expected an option of CREATE EXTERNAL FUNCTION or AS '<url>'")
+    url = reader.string()
+    if reader.token is not None:
+        reader.fail("expected the end of the statement")
+    integration = fields.pop("integration", "")
+    if not integration:
+        raise DeclarationError(f"CREATE EXTERNAL FUNCTION {name} needs API_INTEGRATION = <name>")
+    function = ExternalFunction(name, url, parameters, returns, **fields)
+    return Declaration(function, integration=integration, replace=replace)
+
+
+def _read_parameters(reader: _Reader) -> tuple[tuple[str, str], ...]:
+    """Names and types, `(a VARCHAR, b NUMBER)`."""
     parameters = []
+    reader.expect("(")
     while not reader.accept(")"):
         parameters.append((reader.name(), reader.kind()))
         if not reader.accept(","):
             reader.expect(")")
             break
-    reader.expect("RETURNS")
-    returns = reader.kind()
-    integration = comment = ""
-    headers: list[tuple[str, str]] = []
-    context_headers: list[str] = []
-    max_batch_rows = None
-    compression = "AUTO"
-    null_on_null = immutable = False
-    while not reader.accept("AS"):
-        if (
-            reader.accept("NOT", "NULL")
-            or reader.accept("NULL")
-            or reader.accept("CALLED", "ON", "NULL", "INPUT")
-        ):
-            pass
-        elif reader.accept("RETURNS", "NULL", "ON", "NULL", "INPUT") or reader.accept("STRICT"):
-            null_on_null = True
-        elif reader.accept("IMMUTABLE"):
-            immutable = True
-        elif reader.accept("VOLATILE"):
-            immutable = False
-        elif reader.accept("COMMENT", "="):
-            comment = reader.string()
-        elif reader.accept("API_INTEGRATION", "="):
-            integration = reader.name()
-        elif reader.accept("HEADERS", "="):
-            reader.expect("(")
-            while not reader.accept(")"):
-                header = reader.string()
-                reader.expect("=")
-                headers.append((header, reader.string()))
-                reader.accept(",")
-        elif reader.accept("CONTEXT_HEADERS", "="):
-            reader.expect("(")
-            while not reader.accept(")"):
-                context_headers.append(reader.name())
-                reader.accept(",")
-        elif reader.accept("MAX_BATCH_ROWS", "="):
-            rows = reader.take().text
-            if not rows.isdigit() or int(rows) == 0:
-                raise DeclarationError(f"MAX_BATCH_ROWS = {rows} of {name} must be a number from 1")
-            max_batch_rows = int(rows)
-        elif reader.accept("COMPRESSION", "="):
-            compression = reader.take().text.upper()
-            if compression not in get_args(Compression):
-                raise DeclarationError(
-                    f"COMPRESSION = {compression} of {name} must be one of {', '.join(get_args(Compression))}"
-                )
-        elif reader.accept("REQUEST_TRANSLATOR", "=") or reader.accept("RESPONSE_TRANSLATOR", "="):
-            raise DeclarationError(
-                f"{name}: translators are JavaScript that only Snowflake runs; leave them out"
-            )
-        else:
-            reader.fail("expected an option of CREATE EXTERNAL FUNCTION or AS '<url>'")
-    url = reader.string()
-    if reader.token is not None:
-        reader.fail("expected the end of the statement")
-    if not integration:
-        raise DeclarationError(f"CREATE EXTERNAL FUNCTION {name} needs API_INTEGRATION = <name>")
-    function = ExternalFunction(
-        name,
-        url,
-        tuple(parameters),
-        returns,
-        headers=tuple(headers),
-        context_headers=tuple(context_headers),
-        max_batch_rows=max_batch_rows,
-        compression=cast("Compression", compression),
-        null_on_null=null_on_null,
-        immutable=immutable,
-        comment=comment,
-    )
-    return Declaration(function, integration=integration, replace=replace)
+    return tuple(parameters)

@@ -1,4 +1,4 @@
-"""Snowflake's SQL made ready for DuckDB: what sqlglot's own translation leaves out."""
+"""Rewrites Snowflake's SQL for DuckDB where sqlglot's own translation is not enough."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,16 @@ from stepflake.snowflake.types import JSON_MACRO, TEXT_MACRO, duckdb_type, is_se
 
 FLATTEN_MACRO = "__stepflake_flatten"
 
-# What DuckDB must know before the translated statements run.
+# Created in DuckDB before any translated statement runs. FLATTEN uses `x` once: it may call a function.
 MACROS = f"""
 CREATE OR REPLACE TEMP MACRO {TEXT_MACRO}(x) AS
   CASE WHEN typeof(x) = 'JSON' THEN to_json(x) ->> '$' ELSE CAST(x AS VARCHAR) END;
 CREATE OR REPLACE TEMP MACRO {JSON_MACRO}(x) AS
   CASE WHEN typeof(x) LIKE 'DECIMAL%' THEN CAST(x AS VARCHAR) ELSE CAST(to_json(x) AS VARCHAR) END;
 CREATE OR REPLACE TEMP MACRO {FLATTEN_MACRO}(x) AS TABLE
-  SELECT 1 AS "SEQ", CASE json_type(to_json(x)) WHEN 'OBJECT' THEN key END AS "KEY", fullkey[3:] AS "PATH",
-    CASE json_type(to_json(x)) WHEN 'ARRAY' THEN CAST(key AS INTEGER) END AS "INDEX",
-    value AS "VALUE", to_json(x) AS "THIS"
+  SELECT 1 AS "SEQ", CASE json_type(json) WHEN 'OBJECT' THEN key END AS "KEY", fullkey[3:] AS "PATH",
+    CASE json_type(json) WHEN 'ARRAY' THEN CAST(key AS INTEGER) END AS "INDEX",
+    value AS "VALUE", json AS "THIS"
   FROM json_each(to_json(x));
 """  # noqa: S608
 
@@ -39,11 +39,11 @@ _ARITHMETIC = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod, exp.Neg, exp.Sum, ex
 
 
 class UnsupportedError(Exception):
-    """SQL that Snowflake runs and this doesn't; the message says what to write instead."""
+    """SQL that Snowflake runs and this doesn't; the message says what."""
 
 
 def prepare(statement: exp.Expr, tokens: Sequence[Token], script: str) -> exp.Expr:
-    """The statement with names folded and projections named as Snowflake does, in terms that DuckDB knows."""
+    """The statement with names and column titles as in Snowflake, and its functions as DuckDB's."""
     _name_projections(statement, tokens, script)
     statement = normalize_identifiers(statement, dialect="snowflake")
     for table in list(statement.find_all(exp.Lateral, exp.TableFromRows)):
@@ -85,7 +85,7 @@ def _element(array: exp.Expr, index: exp.Expr) -> exp.Expr:
 
 
 def _read_variant(node: exp.JSONExtract) -> None:
-    """A path into a VARIANT is compared as text with text, and is a number where one is computed."""
+    """A path into a VARIANT: text in a comparison with text, a number in arithmetic."""
     parent = node.parent
     if not node.args.get("variant_extract") or parent is None:
         return
@@ -123,14 +123,14 @@ def _flatten(node: exp.Expr, explode: exp.Explode) -> None:
 
 
 def _number_rows(generator: exp.Expr) -> None:
-    """SEQ4() over TABLE(GENERATOR(...)) is the column that DuckDB's RANGE has."""
+    """SEQ4() over TABLE(GENERATOR(...)) becomes the column of DuckDB's RANGE."""
     select = generator.find_ancestor(exp.Select)
     for node in list(select.find_all(exp.Seq1, exp.Seq2, exp.Seq4, exp.Seq8)) if select else []:
         node.replace(exp.column("range", quoted=True))
 
 
 def _name_values(values: exp.Values) -> None:
-    """The columns of FROM VALUES are COLUMN1, COLUMN2, ... where nothing else names them."""
+    """The columns of FROM VALUES without names are COLUMN1, COLUMN2, ..."""
     alias = values.args.get("alias") or exp.TableAlias(this=exp.to_identifier("VALUES", quoted=True))
     if not alias.args.get("columns"):
         width = len(values.expressions[0].expressions)
@@ -139,7 +139,7 @@ def _name_values(values: exp.Values) -> None:
 
 
 def _name_projections(statement: exp.Expr, tokens: Sequence[Token], script: str) -> None:
-    """Snowflake names a column without alias by its text, in upper case."""
+    """Give each projection without alias its text in upper case as name, as Snowflake does."""
     for select in list(statement.find_all(exp.Select)):
         texts = _projection_texts(tokens, script) if select is statement else []
         for number, projection in enumerate(select.expressions):

@@ -1,10 +1,10 @@
-"""What is where in a SELECT: its sources, the nodes and calls of its own clauses, conditions and branches."""
+"""Questions about the syntax tree of one SELECT: its sources, calls, conditions, groups and branches."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from sqlglot import exp
 
-from stepflake.snowflake.bound_calls import is_call
+from stepflake.snowflake.bound_calls import is_call, number_of, without_numbers
 
 _CLAUSES = ("distinct", "expressions", "where", "group", "having", "qualify", "windows", "order")
 
@@ -17,7 +17,7 @@ def source_nodes(select: exp.Select) -> list[exp.Expr]:
 
 
 def own_nodes(root: exp.Expr) -> Iterator[exp.Expr]:
-    """The nodes of an expression, or of a SELECT's clauses but its FROM, without those of nested queries."""
+    """The nodes of an expression, or of a SELECT's clauses except FROM, without those of nested queries."""
     if isinstance(root, exp.Select):
         starts = []
         for clause in _CLAUSES:
@@ -30,17 +30,22 @@ def own_nodes(root: exp.Expr) -> Iterator[exp.Expr]:
 
 
 def own_calls(root: exp.Expr) -> Iterator[exp.Expr]:
-    """The calls among `own_nodes`; the tree may change while they are gone through."""
+    """The calls among `own_nodes`; they may be replaced during the iteration."""
     return (node for node in list(own_nodes(root)) if is_call(node))
 
 
+def has_calls(root: exp.Expr) -> bool:
+    """Whether there is a call in it, in nested queries too."""
+    return any(map(is_call, root.walk()))
+
+
 def nested_queries(select: exp.Select) -> Iterator[exp.Expr]:
-    """The outermost queries in a SELECT's clauses but its FROM."""
+    """The outermost queries in a SELECT's clauses except FROM."""
     return (node for node in own_nodes(select) if isinstance(node, exp.Query))
 
 
 def stars(select: exp.Select) -> list[exp.Star]:
-    """The stars in the SELECT list, those with a table too."""
+    """The `*` and `t.*` of the SELECT list."""
     found = []
     for projection in select.expressions:
         star = projection.this if isinstance(projection, exp.Column) else projection
@@ -50,31 +55,91 @@ def stars(select: exp.Select) -> list[exp.Star]:
 
 
 def hide(star: exp.Star, names: Iterable[str]) -> None:
-    """Leave columns out of a star."""
+    """Exclude columns from a star."""
     hidden = [exp.column(name, quoted=True) for name in names]
     star.set("except_", [*(star.args.get("except_") or []), *hidden])
 
 
-def move_join_conditions(select: exp.Select) -> None:
-    """An inner join's conditions with calls are the WHERE's as well."""
-    for join in select.args.get("joins") or []:
-        on = join.args.get("on")
-        if on is None or join.args.get("side") or not any(own_calls(on)):
-            continue
-        conditions = conditions_of(on)
-        stay = [c.copy() for c in conditions if not any(own_calls(c))]
-        select.where(*(c.copy() for c in conditions if any(own_calls(c))), copy=False)
-        join.set("on", exp.and_(*stay) if stay else exp.true())
-
-
 def conditions_of(condition: exp.Expr) -> list[exp.Expr]:
-    """The parts of a condition that AND joins."""
+    """The operands of a condition's ANDs."""
     plain = condition.unnest()
     return list(plain.flatten()) if isinstance(plain, exp.And) else [plain]
 
 
+def set_conditions(select: exp.Select, conditions: Sequence[exp.Expr]) -> None:
+    """Make these the SELECT's WHERE."""
+    select.set("where", exp.Where(this=exp.and_(*conditions)) if conditions else None)
+
+
+def is_limit_of_rows(select: exp.Select) -> bool:
+    """Whether a LIMIT counts the rows of FROM and WHERE: no grouping, DISTINCT or window in between."""
+    between = ("distinct", "group", "having", "qualify")
+    return bool(
+        select.args.get("limit")
+        and not any(select.args.get(clause) for clause in between)
+        and not is_aggregated(select)
+        and not any(isinstance(node, exp.Window) for node in own_nodes(select))
+    )
+
+
+def is_ordered_by_columns(select: exp.Select) -> bool:
+    """Whether an ORDER BY, if any, has only columns of the FROM: no aliases, positions or expressions."""
+    order = select.args.get("order")
+    aliases = [projection.alias.upper() for projection in select.expressions]
+    return not order or all(
+        isinstance(key.this, exp.Column) and key.this.name.upper() not in aliases for key in order.expressions
+    )
+
+
+def is_aggregated(select: exp.Select) -> bool:
+    """Whether its result has a row for each group."""
+    return bool(select.args.get("group")) or any(
+        isinstance(node, exp.AggFunc) and not isinstance(node.parent, exp.Window | exp.IgnoreNulls)
+        for node in own_nodes(select)
+    )
+
+
+def is_called_per_row(select: exp.Select, call: exp.Expr) -> bool:
+    """Whether the arguments of one of the SELECT's calls are known before rows are grouped."""
+    if _is_inside(call, exp.Lambda) or any(
+        isinstance(node, exp.AggFunc | exp.Window) for node in own_nodes(call)
+    ):
+        return False
+    if not is_aggregated(select) or _is_inside(call, exp.Where):
+        return True
+    return not _is_inside(call, exp.Window) and (
+        _is_inside(call, exp.AggFunc) or number_of(call) in _grouped_calls(select)
+    )
+
+
+def share_group_keys(select: exp.Select) -> None:
+    """Make one call of the two in `SELECT f(a) ... GROUP BY f(a)`."""
+    group = select.args.get("group")
+    keys = {without_numbers(key): key for key in (group.expressions if group else []) if any(own_calls(key))}
+    if not keys:
+        return
+    for node in list(own_nodes(select)):
+        key = keys.get(without_numbers(node))
+        if key is not None and key is not node and not _is_inside(node, exp.Group):
+            node.replace(key.copy())
+
+
+def _is_inside(node: exp.Expr, kind: type[exp.Expr]) -> bool:
+    """Whether a node of this kind is around it, in the same SELECT."""
+    return isinstance(node.find_ancestor(kind, exp.Query), kind)
+
+
+def _grouped_calls(select: exp.Select) -> set[int]:
+    """The numbers of the calls in GROUP BY; its keys may be positions or aliases of the SELECT list."""
+    group = select.args.get("group")
+    keys = group.expressions if group else []
+    names = {key.name for key in keys if key.is_int or (isinstance(key, exp.Column) and not key.table)}
+    projections = [p for number, p in enumerate(select.expressions, 1) if {str(number), p.alias} & names]
+    return {number_of(call) for each in [*keys, *projections] for call in own_calls(each)}
+
+
 def guard_of(call: exp.Expr) -> list[exp.Expr]:
-    """The conditions on the way from a call up to its clause: branches of CASE, IFF, COALESCE and NVL2."""
+    """The conditions under which a call's value is used: of the CASE, IFF, COALESCE and NVL2 around it."""
     conditions: list[exp.Expr] = []
     node: exp.Expr = call
     parent = call.parent
@@ -94,7 +159,7 @@ def guard_of(call: exp.Expr) -> list[exp.Expr]:
 
 
 def _branch_conditions(branch: exp.If, part: str | None) -> list[exp.Expr]:
-    """When a part of IFF, or of one WHEN of a CASE, is needed."""
+    """The conditions under which one part of an IFF, or of one WHEN of a CASE, is used."""
     if isinstance(branch.parent, exp.Case):
         case = branch.parent
         ifs = case.args["ifs"]
@@ -120,5 +185,5 @@ def _case_condition(case: exp.Case, branch: exp.If) -> exp.Expr:
 
 
 def _is_not(condition: exp.Expr) -> exp.Expr:
-    """NOT, where an unknown condition isn't true either."""
+    """NOT, with NULL as false."""
     return exp.not_(exp.Coalesce(this=condition, expressions=[exp.false()]))

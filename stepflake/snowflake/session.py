@@ -1,13 +1,13 @@
-"""Snowflake's SQL on this machine, with external functions that are really called.
+"""Runs Snowflake's SQL on this machine, with calls of external functions.
 
-sqlglot reads Snowflake's dialect, DuckDB executes it, and the calls of external functions go out as Snowflake
-sends them (see snowflake.py), in the batches that staging.py makes.
+sqlglot parses Snowflake's dialect, DuckDB executes it, and client.py sends the calls of external functions as
+Snowflake sends them, in the batches that staging.py makes.
 """
 
 import datetime
 import getpass
+import itertools
 import logging
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,29 +33,30 @@ from stepflake.snowflake.client import (
 from stepflake.snowflake.ddl import stack_functions
 from stepflake.snowflake.declarations import ApiIntegration, Declaration, DeclarationError, read_declaration
 from stepflake.snowflake.dialect import MACROS, UnsupportedError, prepare
-from stepflake.snowflake.staging import Stager
+from stepflake.snowflake.staging import stage
+from stepflake.snowflake.staging_tables import StagingTables
 from stepflake.snowflake.types import result_texts
 from stepflake.stack import Stack
 
-# What sqlglot can't parse is refused with a message of our own.
+# sqlglot warns of what it can't parse; here that is an error with its own message.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
 _SNOWFLAKE = Dialect.get_or_raise("snowflake")
-# What changes nothing here: there is one session, one role, one database.
+# Statements without effect here, where there is one session, one role and one database.
 _IGNORED = (exp.Use, exp.Grant, exp.Set)
 _DONE: dict[type[exp.Expr], str] = {exp.Insert: "inserted", exp.Update: "updated", exp.Delete: "deleted"}
 _IGNORED_COMMANDS = ("ALTER SESSION", "GRANT", "REVOKE", "SET", "UNSET", "USE")
 
 
 class SqlError(Exception):
-    """A statement that failed; the message is for whoever wrote it, and says where it stands."""
+    """A statement failed; the message is for its author and says in which line it starts."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """What one statement gave. `columns` is empty where it gives no rows; then `message` says what it did.
+class StatementResult:
+    """The rows of one statement, or, if it returns none, no columns and a `message` that says what it did.
 
     Values are Python's: Decimal and int with all digits, str, bool, date, ...; a VARIANT, OBJECT or ARRAY is
-    what its JSON parses to.
+    its parsed JSON.
     """
 
     statement: str
@@ -67,7 +68,7 @@ class Result:
 
 @contextmanager
 def session_on(stack: Stack, watch: Watcher | None = None) -> Iterator["Session"]:
-    """A session on a deployed stack, with all of its functions declared. `watch` hears of each batch."""
+    """A session on a deployed stack, with all of its functions declared. `watch`: as for SnowflakeClient."""
     with (
         SnowflakeClient(stack.credentials, stack.region, watch=watch) as client,
         Session(client, stack_functions(stack)) as session,
@@ -82,11 +83,20 @@ class _Statement:
     line: int
 
 
-class Session:
-    """One user's session: tables, bound functions, and the client that calls them. Use it in a `with`.
+@dataclass
+class _Query:
+    """The statement that runs. `inline_error`: what `_call_inline` raised; DuckDB passes on only its text."""
 
-    `functions`: what is bound from the start, without an API integration. Raises SqlError for whatever goes
-    wrong in a statement.
+    statement: str
+    id: str = field(default_factory=new_query_id)
+    call_numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    inline_error: Exception | None = None
+
+
+class Session:
+    """One user's session: tables, declared functions, and the client that calls them. Use it in a `with`.
+
+    `functions`: declared from the start, without an API integration. Methods raise SqlError.
     """
 
     def __init__(self, client: SnowflakeClient, functions: Iterable[ExternalFunction] = ()) -> None:
@@ -94,11 +104,7 @@ class Session:
         self._functions: dict[tuple[str, tuple[str, ...]], ExternalFunction] = {}
         self._integrations: dict[str, ApiIntegration] = {}
         self._calls = Calls()
-        self._query_id = ""
-        self._statement = ""
-        self._call_count = 0
-        self._lock = threading.Lock()
-        self._inline_error: Exception | None = None
+        self._query = _Query("")
         for function in functions:
             self._functions[_signature(function)] = function
         self._connection = duckdb.connect()
@@ -121,12 +127,12 @@ class Session:
         self._connection.remove_function(INLINE)
         self._connection.close()
 
-    def execute(self, script: str) -> list[Result]:
-        """Runs all statements of a script, in order; a syntax error is found before the first one runs."""
+    def execute(self, script: str) -> list[StatementResult]:
+        """Run all statements of a script in order, after all of them have been parsed."""
         return list(self.run(script))
 
-    def run(self, script: str) -> Iterator[Result]:
-        """As `execute`, one result at a time."""
+    def run(self, script: str) -> Iterator[StatementResult]:
+        """As `execute`, one result at a time, as each statement ends."""
         parsed = [(statement, _parse(statement, script)) for statement in _statements(script)]
         for statement, what in parsed:
             try:
@@ -143,15 +149,24 @@ class Session:
 
     # Statements
 
-    def _declare(self, statement: _Statement, declaration: Declaration) -> Result:
+    def _declare(self, statement: _Statement, declaration: Declaration) -> StatementResult:
         declared = declaration.declared
         if isinstance(declared, ApiIntegration):
-            exists = declared.name in self._integrations
-            if exists and not (declaration.replace or declaration.if_not_exists):
-                raise DeclarationError(f"Object '{declared.name}' already exists; use CREATE OR REPLACE")
-            if not exists or declaration.replace:
-                self._integrations[declared.name] = declared
-            return Result(statement.text, message=f"Integration {declared.name} successfully created.")
+            self._declare_integration(declared, declaration)
+            return StatementResult(
+                statement.text, message=f"Integration {declared.name} successfully created."
+            )
+        self._declare_function(declared, declaration)
+        return StatementResult(statement.text, message=f"Function {declared.name} successfully created.")
+
+    def _declare_integration(self, integration: ApiIntegration, declaration: Declaration) -> None:
+        exists = integration.name in self._integrations
+        if exists and not (declaration.replace or declaration.if_not_exists):
+            raise DeclarationError(f"Object '{integration.name}' already exists; use CREATE OR REPLACE")
+        if not exists or declaration.replace:
+            self._integrations[integration.name] = integration
+
+    def _declare_function(self, function: ExternalFunction, declaration: Declaration) -> None:
         integration = self._integrations.get(declaration.integration)
         if integration is None:
             raise DeclarationError(
@@ -162,71 +177,64 @@ class Session:
             raise DeclarationError(
                 f"Integration '{integration.name}' is not enabled; create it with ENABLED = TRUE"
             )
-        if not integration.allows(declared.url):
+        if not integration.allows(function.url):
             raise DeclarationError(
-                f"{declared.url!r} is not allowed by API integration '{integration.name}': "
+                f"{function.url!r} is not allowed by API integration '{integration.name}': "
                 f"API_ALLOWED_PREFIXES are {', '.join(map(repr, integration.allowed_prefixes))}"
             )
-        if declared.name in _SNOWFLAKE.parser_class.FUNCTIONS:
+        if function.name in _SNOWFLAKE.parser_class.FUNCTIONS:
             raise DeclarationError(
-                f"{declared.name} is one of Snowflake's own functions; choose another name"
+                f"{function.name} is one of Snowflake's own functions; choose another name"
             )
-        if _signature(declared) in self._functions and not declaration.replace:
-            raise DeclarationError(f"Object '{declared.name}' already exists; use CREATE OR REPLACE")
-        self._functions[_signature(declared)] = declared
-        return Result(statement.text, message=f"Function {declared.name} successfully created.")
+        if _signature(function) in self._functions and not declaration.replace:
+            raise DeclarationError(f"Object '{function.name}' already exists; use CREATE OR REPLACE")
+        self._functions[_signature(function)] = function
 
-    def _execute(self, statement: _Statement, parsed: exp.Expr, script: str) -> Result:
-        kind = str(parsed.args.get("kind") or "").upper()
-        if isinstance(parsed, _IGNORED) or (isinstance(parsed, exp.Alter) and kind == "SESSION"):
-            return Result(statement.text, message="Statement executed successfully.")
+    def _execute(self, statement: _Statement, parsed: exp.Expr, script: str) -> StatementResult:
+        if _is_ignored(parsed):
+            return StatementResult(statement.text, message="Statement executed successfully.")
         if isinstance(parsed, exp.Command):
             command = f"{parsed.this} {parsed.expression}".upper()
-            if command.startswith(_IGNORED_COMMANDS):
-                return Result(statement.text, message="Statement executed successfully.")
             raise UnsupportedError(f"{' '.join(command.split()[:3])} ... is not something this can run")
+        kind = _kind(parsed)
         if kind in ("FUNCTION", "PROCEDURE"):
             if isinstance(parsed, exp.Drop):
                 return self._drop_function(statement, parsed)
             raise UnsupportedError(f"CREATE {kind} is not something this can run; it runs EXTERNAL FUNCTIONs")
-        self._query_id = new_query_id()
-        self._statement = statement.text
-        self._call_count = 0
-        self._inline_error = None
-        # Views keep the calls that they were made with.
-        prepared = self._bind(prepare(parsed, statement.tokens, script))
-        stager = Stager(self._connection, self._calls, self._call_staged)
-        try:
-            stager.stage(prepared)
-            found = self._connection.execute(self._calls.render(prepared))
+        self._query = _Query(statement.text)
+        columns, rows = self._query_duckdb(self._bind(prepare(parsed, statement.tokens, script)))
+        return self._result(statement, parsed, columns, rows)
+
+    def _query_duckdb(self, bound: exp.Expr) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        """The names of the columns, and the rows."""
+        with StagingTables(self._connection, self._calls, self._call) as tables:
+            stage(bound, tables)
+            found = self._connection.execute(self._calls.render(bound))
             columns = tuple(column[0] for column in found.description or ())
             kinds = [str(column[1]) for column in found.description or ()]
-            rows = [_python_row(row, kinds) for row in found.fetchall()] if columns else []
-        finally:
-            stager.close()
-        return self._result(statement, parsed, columns, rows)
+            return columns, [_python_row(row, kinds) for row in found.fetchall()] if columns else []
 
     def _result(
         self, statement: _Statement, parsed: exp.Expr, columns: tuple[str, ...], rows: list[tuple[Any, ...]]
-    ) -> Result:
+    ) -> StatementResult:
         if isinstance(parsed, exp.Insert | exp.Update | exp.Delete | exp.Merge):
             count = rows[0][0] if rows else 0
             done = f"{count} {'row' if count == 1 else 'rows'} {_DONE.get(type(parsed), 'merged')}."
-            return Result(statement.text, message=done, query_id=self._query_id)
+            return StatementResult(statement.text, message=done, query_id=self._query.id)
         if isinstance(parsed, exp.Create | exp.Drop | exp.Alter | exp.TruncateTable):
-            return Result(statement.text, message=_done(parsed), query_id=self._query_id)
-        return Result(statement.text, columns, rows, query_id=self._query_id)
+            return StatementResult(statement.text, message=_done(parsed), query_id=self._query.id)
+        return StatementResult(statement.text, columns, rows, query_id=self._query.id)
 
-    def _drop_function(self, statement: _Statement, parsed: exp.Drop) -> Result:
+    def _drop_function(self, statement: _Statement, parsed: exp.Drop) -> StatementResult:
         names = [_folded(table.this) for table in parsed.find_all(exp.Table)]
         types = tuple(_type_text(kind) for kind in parsed.expressions)
         for name in names:
             if self._functions.pop((name, types), None) is None and not parsed.args.get("exists"):
                 raise UnsupportedError(f"Function '{name}({', '.join(types)})' does not exist")
-        return Result(statement.text, message=f"{', '.join(names)} successfully dropped.")
+        return StatementResult(statement.text, message=f"{', '.join(names)} successfully dropped.")
 
     def _bind(self, statement: exp.Expr) -> exp.Expr:
-        """Replaces every call of a bound function; from the inside out, as arguments may be calls."""
+        """Replace every call of a declared function by a bound call, the calls in arguments first."""
         by_name: dict[str, list[ExternalFunction]] = {}
         for function in self._functions.values():
             by_name.setdefault(function.name, []).append(function)
@@ -248,38 +256,39 @@ class Session:
 
     # Calls
 
-    def _call_staged(self, function: ExternalFunction, rows: Iterable[str | None]) -> list[str | None]:
-        with self._lock:
-            self._call_count += 1
-            number = self._call_count
-        wanted: list[bool] = []
+    def _call(self, function: ExternalFunction, rows: Iterable[str | None]) -> list[str | None]:
+        """One call of a function: arguments as JSON text, None for a row that isn't sent; results as text."""
+        sent: list[bool] = []
 
         def arguments() -> Iterator[list[Any]]:
             for row in rows:
-                wanted.append(row is not None)
+                sent.append(row is not None)
                 if row is not None:
                     yield _arguments(function, row)
 
         values = self._client.call(
-            function, arguments(), query_id=self._query_id, call_number=number, context=self._context()
+            function,
+            arguments(),
+            query_id=self._query.id,
+            call_number=next(self._query.call_numbers),
+            context=self._context(),
         )
-        # All of them before the rows are told apart: `wanted` is complete once the last batch is back.
-        answered = iter(list(result_texts(values, function.name, function.returns)))
-        return [next(answered) if is_wanted else None for is_wanted in wanted]
+        # All results first: `sent` is complete once the last batch has been taken from `arguments`.
+        results = iter(list(result_texts(values, function.name, function.returns)))
+        return [next(results) if is_sent else None for is_sent in sent]
 
     def _call_inline(self, numbers: pa.ChunkedArray, rows: pa.ChunkedArray) -> pa.Array:
-        """What DuckDB calls for the calls that weren't staged: at most 2,048 rows, from several threads."""
+        """What DuckDB calls, from several threads, for the calls that weren't staged; at most 2,048 rows."""
         try:
             function = self._calls.functions[int(numbers[0].as_py())]
-            return pa.array(self._call_staged(function, rows.to_pylist()), pa.string())
+            return pa.array(self._call(function, rows.to_pylist()), pa.string())
         except Exception as error:
-            # DuckDB hands on nothing but the text.
-            self._inline_error = error
+            self._query.inline_error = error
             raise
 
     def _duckdb_message(self, error: duckdb.Error) -> str:
-        if isinstance(self._inline_error, ExternalFunctionError):
-            raise SqlError(str(self._inline_error)) from self._inline_error
+        if isinstance(self._query.inline_error, ExternalFunctionError):
+            raise SqlError(str(self._query.inline_error)) from self._query.inline_error
         message = str(error).split("\n\nLINE ")[0].strip()
         if message.startswith("Catalog Error: Scalar Function"):
             known = ", ".join(sorted({function.name for function in self._functions.values()})) or "none"
@@ -293,11 +302,11 @@ class Session:
             "CURRENT_ROLE": "PUBLIC",
             "CURRENT_DATABASE": "MEMORY",
             "CURRENT_SCHEMA": "MAIN",
-            "CURRENT_STATEMENT": self._statement,
+            "CURRENT_STATEMENT": self._query.statement,
             "CURRENT_DATE": now.date().isoformat(),
             "CURRENT_TIME": now.time().isoformat("milliseconds"),
             "CURRENT_TIMESTAMP": now.isoformat(" ", "milliseconds"),
-            "LAST_QUERY_ID": self._query_id,
+            "LAST_QUERY_ID": self._query.id,
         }
 
 
@@ -368,7 +377,7 @@ def _signature(function: ExternalFunction) -> tuple[str, tuple[str, ...]]:
 
 
 def _type_text(kind: exp.Expr) -> str:
-    """A type as it tells overloads apart: VARCHAR and STRING, or NUMBER and INT, are one."""
+    """A type as it distinguishes overloads: VARCHAR and STRING, or NUMBER and INT, are the same."""
     if not isinstance(kind, exp.DataType):
         return str(kind)
     if kind.this in exp.DataType.TEXT_TYPES:
@@ -395,8 +404,19 @@ def _python_value(value: Any, kind: str) -> Any:
     return int(value) if isinstance(value, Decimal) and kind.endswith(",0)") else value
 
 
+def _is_ignored(parsed: exp.Expr) -> bool:
+    if isinstance(parsed, exp.Command):
+        return f"{parsed.this} {parsed.expression}".upper().startswith(_IGNORED_COMMANDS)
+    return isinstance(parsed, _IGNORED) or (isinstance(parsed, exp.Alter) and _kind(parsed) == "SESSION")
+
+
+def _kind(parsed: exp.Expr) -> str:
+    """What a CREATE, ALTER or DROP is about, in upper case; else empty."""
+    return str(parsed.args.get("kind") or "").upper()
+
+
 def _done(parsed: exp.Expr) -> str:
-    kind = str(parsed.args.get("kind") or "table").capitalize()
+    kind = (_kind(parsed) or "table").capitalize()
     table = parsed.find(exp.Table)
     created, dropped = isinstance(parsed, exp.Create), isinstance(parsed, exp.Drop)
     verb = "created" if created else "dropped" if dropped else "changed"

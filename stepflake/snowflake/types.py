@@ -1,4 +1,4 @@
-"""How SQL values cross the wire: Snowflake's types as JSON, and as DuckDB's types.
+"""Snowflake's types: their values in JSON, as remote services get and return them, and in DuckDB.
 
 https://docs.snowflake.com/en/sql-reference/external-functions-data-format
 """
@@ -29,7 +29,7 @@ def data_type(snowflake_type: str) -> exp.DataType:
 
 
 def is_semi_structured(kind: exp.DataType) -> bool:
-    """Whether it is VARIANT, OBJECT or ARRAY, without types for what is inside: JSON in DuckDB."""
+    """Whether it is VARIANT, OBJECT or ARRAY without element types: JSON in DuckDB."""
     return kind.this in _SEMI_STRUCTURED and not kind.expressions
 
 
@@ -90,7 +90,7 @@ def result_texts(values: Iterable[Any], function: str, snowflake_type: str) -> I
 
 
 def from_text(column: exp.Expr, snowflake_type: str) -> exp.Expr:
-    """The SQL expression that makes a value of this type of what `result_texts` gave."""
+    """The SQL expression for the value of this type whose text `result_texts` gave."""
     kind = data_type(snowflake_type)
     if kind.this in _BINARY:
         return _call("unhex", column)

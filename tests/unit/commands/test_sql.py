@@ -112,7 +112,7 @@ ROW = (
     b"AB",
     datetime.date(2024, 2, 29),
 )
-RESULT = session.Result("select", tuple("ABCDEFGG"), [ROW])
+RESULT = session.StatementResult("select", tuple("ABCDEFGG"), [ROW])
 
 
 def test_json_has_all_digits_and_every_column() -> None:
@@ -130,7 +130,7 @@ def test_json_has_all_digits_and_every_column() -> None:
         }
     ]
     assert "1.10" in printed
-    assert as_json(session.Result("select", ("A",))) == "[\n]\n"
+    assert as_json(session.StatementResult("select", ("A",))) == "[\n]\n"
 
 
 def test_csv_is_read_back_by_a_csv_reader() -> None:

@@ -1,4 +1,4 @@
-"""A remote service on loopback whose answers a test scripts: right, wrong, late, or none at all."""
+"""A remote service on loopback whose answers a test chooses: right, wrong, late, or none."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ import simplejson
 
 @dataclass(frozen=True)
 class Request:
-    """What arrived; `body` with its Content-Encoding undone, `headers` with names in lower case."""
+    """A received request; `body` is decompressed, `headers` have names in lower case."""
 
     method: str
     path: str
@@ -32,7 +32,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What to answer; status 0 closes the connection without a word."""
+    """What to answer; status 0 closes the connection without an answer."""
 
     status: int
     body: bytes = b""
@@ -67,7 +67,7 @@ class RemoteService:
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
-        # A test that wants batches side by side sets how many must have arrived before any is answered.
+        # For tests of parallel batches: how many must have arrived before any is answered.
         self.together: threading.Barrier | None = None
 
     def rows_sent(self, name: str) -> list[list[Any]]:

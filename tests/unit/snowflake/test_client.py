@@ -1,4 +1,4 @@
-"""The client against a service that misbehaves as services do."""
+"""The client against a service that is slow, fails or answers wrongly."""
 
 import base64
 import gzip
@@ -173,13 +173,13 @@ def test_a_batch_that_runs_is_polled_with_the_same_headers(
 
 
 @pytest.mark.parametrize(
-    "trouble", [LOST, Response(429), Response(500), Response(503, b"busy"), Response(504)]
+    "failure", [LOST, Response(429), Response(500), Response(503, b"busy"), Response(504)]
 )
-def test_what_may_pass_is_tried_again_with_the_same_batch_id(
-    service: RemoteService, client: SnowflakeClient, time: FakeTime, trouble: Response
+def test_a_transient_failure_is_retried_with_the_same_batch_id(
+    service: RemoteService, client: SnowflakeClient, time: FakeTime, failure: Response
 ) -> None:
-    service.script.extend([trouble, trouble, ACCEPTED, trouble])
-    # The GET after that trouble finds the rows.
+    service.script.extend([failure, failure, ACCEPTED, failure])
+    # The GET after that failure is answered with the rows.
     service.script.append(rows_response(["done"]))
     assert call(client, function(service)) == ["done"]
     assert [r.method for r in service.requests] == ["POST", "POST", "POST", "GET", "GET"]
@@ -188,7 +188,7 @@ def test_what_may_pass_is_tried_again_with_the_same_batch_id(
     assert 0 < time.pauses[0] <= wire.FIRST_RETRY_SECONDS < time.pauses[1]
 
 
-def test_an_answer_cut_short_is_tried_again(service: RemoteService, client: SnowflakeClient) -> None:
+def test_a_truncated_answer_is_retried(service: RemoteService, client: SnowflakeClient) -> None:
     whole = rows_response(["done"])
     cut = Response(200, whole.body[:-5], {"Content-Length": str(len(whole.body)), "Connection": "close"})
     packed = gzip.compress(whole.body)[:-4]
@@ -197,9 +197,7 @@ def test_an_answer_cut_short_is_tried_again(service: RemoteService, client: Snow
     assert len(service.requests) == 3
 
 
-def test_trouble_that_stays_fails_in_the_end(
-    service: RemoteService, client: SnowflakeClient, time: FakeTime
-) -> None:
+def test_retries_are_limited(service: RemoteService, client: SnowflakeClient, time: FakeTime) -> None:
     service.script.extend([Response(503, b"busy")] * 100)
     with pytest.raises(
         ExternalFunctionError, match="external function F with remote service error: 503 'busy'"
@@ -209,7 +207,7 @@ def test_trouble_that_stays_fails_in_the_end(
     assert max(time.pauses) <= wire.LONGEST_RETRY_SECONDS
 
 
-def test_nobody_there_names_the_url(client: SnowflakeClient) -> None:
+def test_a_refused_connection_is_reported_with_the_url(client: SnowflakeClient) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/prod/functions/f"
@@ -275,7 +273,7 @@ def test_content_md5_must_match(service: RemoteService, client: SnowflakeClient)
         call(client, function(service))
 
 
-def test_ten_megabytes_over_the_wire_are_the_most(service: RemoteService, client: SnowflakeClient) -> None:
+def test_an_answer_has_at_most_ten_megabytes_as_sent(service: RemoteService, client: SnowflakeClient) -> None:
     large = rows_response(["x" * 20_000_000])
     service.script.extend([gzipped(large), large])
     (value,) = call(client, function(service))
@@ -284,7 +282,7 @@ def test_ten_megabytes_over_the_wire_are_the_most(service: RemoteService, client
         call(client, function(service))
 
 
-def test_rows_go_in_batches_side_by_side_and_come_back_in_order(
+def test_batches_are_sent_in_parallel_and_rows_keep_their_order(
     service: RemoteService, client: SnowflakeClient
 ) -> None:
     service.together = threading.Barrier(4)
@@ -312,7 +310,7 @@ def test_one_failed_batch_ends_the_others(service: RemoteService, client: Snowfl
         call(client, function(service, max_batch_rows=1), *[[n] for n in range(16)])
 
 
-def test_watchers_hear_of_every_batch(service: RemoteService, time: FakeTime) -> None:
+def test_a_watcher_is_called_with_every_state_of_a_batch(service: RemoteService, time: FakeTime) -> None:
     heard: list[tuple[str, str, tuple[int, ...]]] = []
 
     def watch(batch: Batch) -> None:

@@ -135,6 +135,8 @@ def batches(service: RemoteService) -> list[tuple[str, int]]:
         ("select up(a) from t where even(id) and a <> 'x'", [("YY",)], [("even", 2), ("up", 1)]),
         ("select id from t where up(a) in ('X', 'YY')", [(2,), (4,)], [("up", 4)]),
         ("select up(a) as r from t where r = 'X'", [("X",)], [("up", 4)]),
+        ("select id from t where even(id) and up(a) = 'X'", [(2,)], [("even", 4), ("up", 2)]),
+        ("select count(*) from t where even(id)", [(2,)], [("even", 4)]),
         # One on another
         ("select up(up(a)) from t where id < 3", [("HELLO",), ("X",)], [("up", 2), ("up", 2)]),
         ("select inc(id) n, inc(n) m from t", [(2, 3), (3, 4), (4, 5), (5, 6)], [("inc", 4), ("inc", 4)]),
@@ -157,6 +159,17 @@ def batches(service: RemoteService) -> list[tuple[str, int]]:
             [("HELLO",)],
             [("up", 1), ("up", 3)],
         ),
+        (
+            "select t.id, up(b) r, up(r) from t join u on t.id = u.id where r = 'ONE'",
+            [(1, "ONE", "ONE")],
+            [("up", 1), ("up", 3)],
+        ),
+        (
+            "select even(t.id), count(*) from t join u on t.id = u.id group by even(t.id) order by 1",
+            [(False, 1), (True, 2)],
+            [("even", 3)],
+        ),
+        ("select t.id, up(a) r, r || b from t join u on t.id = u.id limit 1", None, [("up", 1)]),
         # CTEs and subqueries
         (
             "with c as (select up(a) r from t) select up(r) from c where r = 'X'",
@@ -203,12 +216,13 @@ def batches(service: RemoteService) -> list[tuple[str, int]]:
             [("up", 1)],
         ),
         ("select sum(iff(even(id), inc(id), 0)) from t", [(8,)], [("even", 4), ("inc", 2)]),
-        # A LIMIT spares rows where nothing is in between
+        # A LIMIT of rows of the FROM: only those are sent
         ("select up(a) from t limit 1", [("HELLO",)], [("up", 1)]),
         ("select up(a) from t order by id desc limit 1", [("YY",)], [("up", 1)]),
         ("select up(a) from t order by id limit 1 offset 1", [("X",)], [("up", 1)]),
         ("select up(a) r from t order by r limit 1", [("HELLO",)], [("up", 4)]),
         ("select distinct even(id) from t where id in (1, 3) limit 2", [(False,)], [("even", 2)]),
+        ("select id, even(id) e from t where e limit 1", [(2, True)], [("even", 4)]),
         # No rows, no requests
         ("select up(a) from t where id > 9", [], []),
         ("select count(up(a)) from t where false", [(0,)], []),
@@ -251,7 +265,7 @@ def test_calls_are_made_wherever_they_stand(
         ("insert into u values (7, up('k')); select b from u where id = 7", [("K",)]),
     ],
 )
-def test_calls_that_cannot_be_staged_are_made_all_the_same(
+def test_calls_that_are_not_staged_are_made_by_duckdb(
     session: Session, query: str, rows: list[tuple[Any, ...]]
 ) -> None:
     assert session.execute(query)[-1].rows == rows
@@ -276,7 +290,7 @@ def test_columns_are_named_as_snowflake_names_them(session: Session) -> None:
     assert result.columns == ("ID", "UP(A)", "SCORE(A):POSITIVE::FLOAT", "as Is", "R")
 
 
-def test_rows_go_in_full_batches_side_by_side_and_stay_in_order(
+def test_full_batches_are_sent_in_parallel_and_rows_keep_their_order(
     service: RemoteService, session: Session
 ) -> None:
     service.together = threading.Barrier(3)
@@ -292,7 +306,7 @@ def test_every_call_of_a_query_has_its_own_batch_ids(service: RemoteService, ses
     assert ids == {f"{result.query_id}:1:1:0:0", f"{result.query_id}:2:1:0:0"}
 
 
-def test_values_cross_the_wire_with_all_their_digits(service: RemoteService, session: Session) -> None:
+def test_values_keep_all_their_digits(service: RemoteService, session: Session) -> None:
     (result,) = session.execute("""
         select echo(12345678901234567890123456789012345678, 1.10, -0.5::float, null),
                echo('ü"\n', true, object_construct('k', array_construct(1.5, 2.25)), ''),
@@ -311,7 +325,7 @@ def test_values_cross_the_wire_with_all_their_digits(service: RemoteService, ses
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "crosses"),
+    ("kind", "value", "expected"),
     [
         ("NUMBER(38, 2)", "1.5", (Decimal("1.50"), Decimal("1.50"))),
         ("INT", "7", (7, 7)),
@@ -332,14 +346,14 @@ def test_values_cross_the_wire_with_all_their_digits(service: RemoteService, ses
     ],
 )
 def test_each_type_is_what_snowflake_sends_and_takes(
-    service: RemoteService, empty: Session, kind: str, value: str, crosses: tuple[Any, Any]
+    service: RemoteService, empty: Session, kind: str, value: str, expected: tuple[Any, Any]
 ) -> None:
-    wire, back = crosses
+    sent, returned = expected
     empty.execute(declaration(service, f"same(x {kind})", kind))
     (result,) = empty.execute(f"select same({value}) as v, same(null) as n")
-    assert service.rows_sent("same") == [[wire], [None]]
-    assert result.rows == [(back, None)]
-    assert type(result.rows[0][0]) is type(back)
+    assert service.rows_sent("same") == [[sent], [None]]
+    assert result.rows == [(returned, None)]
+    assert type(result.rows[0][0]) is type(returned)
 
 
 @pytest.mark.parametrize(
@@ -390,6 +404,35 @@ def test_the_same_call_of_an_immutable_function_is_made_once(service: RemoteServ
     empty.execute("create table t(a string); insert into t values ('a')")
     assert empty.execute("select up(a), up(a) || '!' from t")[0].rows == [("A", "A!")]
     assert batches(service) == [("up", 1)]
+
+
+def test_the_same_immutable_call_in_a_branch_does_not_decide_for_the_others(
+    service: RemoteService, empty: Session
+) -> None:
+    empty.execute(declaration(service, "up(x varchar)", "varchar", "immutable"))
+    empty.execute("create table t(a string); insert into t values ('a'), ('b')")
+    query = "select up(a), iff(a = 'b', up(a), 'other') from t"
+    assert empty.execute(query)[0].rows == [("A", "other"), ("B", "B")]
+
+
+def test_flatten_sends_each_row_once(service: RemoteService, session: Session) -> None:
+    query = """
+        select t.id, f.value, f.this from t, lateral flatten(input => score(a), path => 'items') f
+        where t.id < 3 order by t.id, f.index
+    """
+    assert session.execute(query)[0].rows == [
+        (1, 5, [5, "hello"]),
+        (1, "hello", [5, "hello"]),
+        (2, 1, [1, "x"]),
+        (2, "x", [1, "x"]),
+    ]
+    assert sorted(service.rows_sent("score")) == [["hello"], ["x"]]
+
+
+def test_a_limit_ends_the_calls_of_a_where(service: RemoteService, session: Session) -> None:
+    query = "select seq4() n from table(generator(rowcount => 10000)) where even(n) limit 2"
+    assert session.execute(query)[0].rows == [(0,), (2,)]
+    assert sum(rows for _, rows in batches(service)) < 10000
 
 
 def test_overloads_go_by_the_count_of_arguments(session: Session) -> None:
@@ -485,7 +528,7 @@ def test_statements_without_rows_say_what_they_did(session: Session, statement: 
     assert (result.columns, result.rows, result.message) == ((), [], message)
 
 
-def test_staging_leaves_nothing_behind(session: Session) -> None:
+def test_staging_leaves_no_tables(session: Session) -> None:
     session.execute("select up(a) from t where even(id)")
     with pytest.raises(SqlError):
         session.execute("select fail(a) from t")
