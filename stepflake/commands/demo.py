@@ -9,13 +9,13 @@ import click
 from rich.syntax import Syntax
 
 from core.runs import Run, find_run, resume_run
-from stepflake.commands.sql import show
 from stepflake.local import stack as local
 from stepflake.local.checkout import DEFAULT_NAME, project_root
 from stepflake.options import name_option
 from stepflake.progress import output, step
 from stepflake.runs import entered_states, follow, machine_arn, start
 from stepflake.snowflake.client import Batch
+from stepflake.snowflake.output import show
 from stepflake.snowflake.session import session_on
 from stepflake.stack import Stack, StackError
 

@@ -21,6 +21,7 @@ from sqlglot import Dialect, exp
 from sqlglot.errors import ParseError, TokenError
 from sqlglot.tokenizer_core import Token, TokenType
 
+from stepflake.errors import UserError
 from stepflake.snowflake.bound_calls import INLINE, Calls
 from stepflake.snowflake.client import (
     ExternalFunction,
@@ -47,7 +48,7 @@ _DONE: dict[type[exp.Expr], str] = {exp.Insert: "inserted", exp.Update: "updated
 _IGNORED_COMMANDS = ("ALTER SESSION", "GRANT", "REVOKE", "SET", "UNSET", "USE")
 
 
-class SqlError(Exception):
+class SqlError(UserError):
     """A statement failed; the message is for its author and says in which line it starts."""
 
 

@@ -13,8 +13,9 @@ import pytest
 import simplejson
 from click.testing import CliRunner, Result
 
-from stepflake.commands.sql import as_csv, as_json, sql, text_of
+from stepflake.cli import main
 from stepflake.snowflake import session
+from stepflake.snowflake.output import as_csv, as_json, text_of
 from tests.unit.snowflake.remote_service import RemoteService, Response, serve
 
 
@@ -26,7 +27,7 @@ def service() -> Iterator[RemoteService]:
 
 
 def run(*arguments: str, script: str | None = None) -> Result:
-    return CliRunner().invoke(sql, arguments, input=script)
+    return CliRunner().invoke(main, ["sql", *arguments], input=script)
 
 
 def test_the_stacks_functions_are_declared_already(service: RemoteService) -> None:
@@ -97,7 +98,7 @@ def test_a_failed_batch_is_shown_as_snowflake_shows_it(service: RemoteService) -
     service.script.extend([Response(503), Response(422, b'{"error": "FunctionError"}')])
     result = run("--url", service.url, "-e", "select fail('x')")
     assert result.exit_code == 1
-    assert "FAIL: 503, trying again" in result.output
+    assert "FAIL: 503, retrying" in result.output
     shown = 'external function FAIL with remote service error: 422 \'{"error": "FunctionError"}\''
     assert shown in result.output.replace("\n", " ")
 
