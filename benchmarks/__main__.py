@@ -1,7 +1,6 @@
 """`make bench`: the stack and the pattern people copy today, side by side on one engine, with ratios.
 
-Absolute times say little: the engine waits 150 ms at each execution's start and runs Lambdas as processes of
-this machine. The ratios compare two systems under the same conditions, in turn.
+Absolute times say little: the engine runs Lambdas as processes of this machine. The ratios compare two systems under the same conditions, in turn.
 """
 
 import math
@@ -36,7 +35,10 @@ from stepflake.snowflake.client import (
 from stepflake.stack import Stack
 
 STACK = "bench"
-HANDLERS = ["initiate", "poll", "process", "collect"]
+HANDLERS = ["batch.initiate", "batch.poll", "batch.process", "batch.collect"]
+
+# What Lambda logs of each invocation.
+REPORT = re.compile(r"Billed Duration: (\d+) ms\s+Memory Size: (\d+) MB")
 
 REPEATS = 20
 WAITING_ROWS, WAIT_SECONDS = 2000, 0.02
@@ -46,9 +48,6 @@ RESULT_BYTES = [100_000, 300_000, 450_000, 1_000_000, 2_000_000, 4_000_000, 8_00
 
 # Text that packs about as well as people's does.
 WORDS = "the snow lies on all roads and no wind stirs where we went by day in another year"
-
-# The end of an invocation in the logs of its Lambda, with what is billed.
-_REPORT = re.compile(r"Billed Duration: (\d+) ms\s+Memory Size: (\d+) MB")
 
 output = Console(soft_wrap=True)
 
@@ -236,7 +235,7 @@ def usage(system: System, rows: int) -> Usage:
             dynamodb_writes=1 + kilobytes, dynamodb_reads=polls * -(-kilobytes // 4), other=2 + polls + 1,
         )  # fmt: skip
     # StartExecution; the result's PutObject; GetObject until it is there (and once for each GET).
-    gets = sum(_looks(batch.seconds) for batch in sent) / runs
+    gets = sum(_reads(batch.seconds) for batch in sent) / runs
     return Usage(
         rows,
         calls,
@@ -249,13 +248,13 @@ def usage(system: System, rows: int) -> Usage:
     )
 
 
-def _looks(seconds: float) -> int:
+def _reads(seconds: float) -> int:
     """How often a POST that took so long looked at S3 for the result."""
-    looks, delay = 1, api.FIRST_DELAY_SECONDS
+    reads, delay = 1, api.FIRST_DELAY_SECONDS
     while seconds > delay:
-        looks, seconds = looks + 1, seconds - delay
+        reads, seconds = reads + 1, seconds - delay
         delay = min(delay * api.DELAY_GROWTH, api.LONGEST_DELAY_SECONDS)
-    return looks
+    return reads
 
 
 def _transitions(system: System) -> int:
@@ -269,16 +268,18 @@ def _transitions(system: System) -> int:
 def _lambda_totals(system: System) -> tuple[int, float]:
     """Invocations and GB-seconds of a system's Lambdas, from the REPORT lines of their logs."""
     logs = system.stack.client("logs")
+    functions = system.stack.client("lambda").list_functions()["Functions"]
+    # Several Lambdas may share a group: each is read once.
     groups = {
         function.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{function['FunctionName']}"
-        for function in system.stack.client("lambda").list_functions()["Functions"]
+        for function in functions
         if function["FunctionName"].startswith(system.functions)
     }
     count, gb_seconds = 0, 0.0
     for group in groups:
         for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group):
             for event in page["events"]:
-                if found := _REPORT.search(event["message"]):
+                if found := REPORT.search(event["message"]):
                     count += 1
                     gb_seconds += int(found[1]) / 1000 * int(found[2]) / 1024
     return count, gb_seconds

@@ -247,7 +247,7 @@ def test_batches_that_are_transformed_are_not_transformed_again(
     etl.delete([lost])
 
     failed = etl.run(run_id=run_id)
-    assert (failed.error, failed.cause) == ("PartError", f"{lost} is gone")
+    assert (failed.error, failed.cause) == ("StoredFileError", f"{lost} is gone")
     # The others have finished: what they were made of may go, and only what was lost must come back.
     etl.delete([key for key in batches if key != lost])
     etl.stack.client("s3").put_object(Bucket=etl.bucket, Key=lost, Body=batches[lost])
@@ -396,9 +396,9 @@ def test_a_refusal_ends_the_run_with_its_reason_and_a_resumed_run_asks_again(etl
     assert etl.keys(f"loads/{etl.dataset}/") == []
 
     resumed = resume_run(client, handle)
-    etl.approve(resumed.handle)
+    etl.approve(resumed.arn)
 
-    run = etl.end(resumed.handle)
+    run = etl.end(resumed.arn)
     assert (run.output["run_id"], run.output["rows"]) == (handle.rpartition(":")[2], ROWS)
 
 

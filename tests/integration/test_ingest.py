@@ -326,7 +326,7 @@ def test_a_run_that_was_stopped_is_resumed_at_once(bucket: Bucket, folder: str) 
 
     resumed = resume_run(client, stopped)
 
-    assert bucket.end(resumed.handle).output["outcome"] == "processed"
+    assert bucket.end(resumed.arn).output["outcome"] == "processed"
 
 
 def test_a_late_owner_cannot_complete(bucket: Bucket, folder: str) -> None:
@@ -377,7 +377,7 @@ def test_finished_chunks_are_not_repeated(bucket: Bucket, folder: str, again: st
         run = bucket.ingest(key, body)
     else:
         client = bucket.stack.client("stepfunctions")
-        run = bucket.end(resume_run(client, bucket.started(key)).handle)
+        run = bucket.end(resume_run(client, bucket.started(key)).arn)
 
     assert (failed.status, failed.error) == ("FAILED", "FunctionError")
     assert "attempts, line 6: ValueError" in failed.cause

@@ -2,15 +2,15 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from ingest import locks
+from core import clients
+from core.settings import settings
 from ingest.landed_objects import Content
 from ingest.locks import LEASE_SECONDS, LockLost, acquire, complete, release, renew
 from stepflake.stack import ACCESS_KEY, SECRET_KEY, Stack
@@ -24,23 +24,28 @@ def at(seconds: int) -> Callable[[], float]:
     return lambda: NOW + seconds + 0.5
 
 
-@pytest.fixture(scope="module")
-def tables(stack: Stack) -> Any:
-    return boto3.resource(
-        "dynamodb",
-        endpoint_url=stack.aws_endpoint_url,
-        region_name=stack.region,
-        aws_access_key_id=ACCESS_KEY,
-        aws_secret_access_key=SECRET_KEY,
-    )
-
-
 @pytest.fixture(autouse=True)
-def table(stack: Stack, tables: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The stack's table, in which the locks are."""
-    table = tables.Table(stack.outputs["Table"])
-    monkeypatch.setattr(locks, "table", lambda: table)
-    return table
+def lambda_environment(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the stack's Lambdas have in their environment: its table, and where AWS is."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": str(stack.aws_endpoint_url),
+        "AWS_DEFAULT_REGION": str(stack.region),
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "BUCKET": stack.outputs["Bucket"],
+        "TABLE": stack.outputs["Table"],
+        "STATE_MACHINE_PREFIX": stack.outputs["BatchStateMachineArn"].removesuffix("batch"),
+        "POST_WAIT_SECONDS": "1",
+        "GET_WAIT_SECONDS": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    clients._clients.clear()
+    yield
+    settings.cache_clear()
+    for client in clients._clients.values():
+        client.close()
+    clients._clients.clear()
 
 
 @pytest.fixture
@@ -48,15 +53,15 @@ def content() -> Content:
     return Content("bucket", f"ingest/f/{uuid.uuid4()} 日本+.csv", "e1")
 
 
-def items(table: Any, content: Content) -> list[Any]:
+def items(content: Content) -> list[Any]:
     """All that the table has of an object."""
-    found = table.query(
+    found = clients.dynamodb().query(
+        TableName=settings().table,
         KeyConditionExpression="pk = :pk",
-        ExpressionAttributeValues={":pk": f"object#{content.bucket}/{content.key}"},
+        ExpressionAttributeValues={":pk": {"S": f"object#{content.bucket}/{content.key}"}},
         ConsistentRead=True,
     )
-    items: list[Any] = found["Items"]
-    return items
+    return found["Items"]
 
 
 def test_a_lock_has_one_owner_at_a_time(content: Content) -> None:
@@ -145,10 +150,10 @@ def test_what_is_released_is_anybody_s(content: Content) -> None:
     assert acquire(content, "b", "b", clock=at(1)).owner == "b"
 
 
-def test_a_late_owner_changes_nothing(content: Content, table: Any) -> None:
+def test_a_late_owner_changes_nothing(content: Content) -> None:
     acquire(content, "late", "late", clock=at(0))
     acquire(content, "b", "b", clock=at(LEASE_SECONDS + 1))
-    [before] = items(table, content)
+    [before] = items(content)
 
     with pytest.raises(
         LockLost, match=r"the lock on s3://bucket/ingest/.* was lost: run b holds it until 20"
@@ -158,7 +163,7 @@ def test_a_late_owner_changes_nothing(content: Content, table: Any) -> None:
         complete(content, "late", RESULT)
     assert not release(content, "late")
 
-    assert items(table, content) == [before]
+    assert items(content) == [before]
 
 
 def test_an_owner_that_is_later_than_the_completion_changes_nothing(content: Content) -> None:
@@ -182,9 +187,10 @@ def test_a_lock_that_nobody_has_cannot_be_renewed_or_completed(content: Content)
 
 
 def test_other_errors_of_the_table_stay_what_they_are(
-    content: Content, tables: Any, monkeypatch: pytest.MonkeyPatch
+    content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "table", lambda: tables.Table("no-such-table"))
+    monkeypatch.setenv("TABLE", "no-such-table")
+    settings.cache_clear()
 
     for call in (
         lambda: acquire(content, "a", "a"),

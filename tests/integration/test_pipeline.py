@@ -88,7 +88,7 @@ class Pipeline:
         try:
             yield
         finally:
-            lambdas.update_function_configuration(FunctionName=name, Handler="service.handler")
+            lambdas.update_function_configuration(FunctionName=name, Handler="pipeline.service.handler")
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +166,10 @@ def test_a_review_runs_through_all_services(pipeline: Pipeline, notifications: N
     assert document["language"]["code"] == "en"
     assert document["sentiment"]["label"] in ("Positive", "Neutral")
     assert document["keywords"][0] == {"phrase": "battery life", "score": 4}
-    assert notifications.of(run.handle) == {
+    assert notifications.of(run.arn) == {
         "status": "SUCCEEDED",
         "request_id": run.name,
-        "execution": run.handle,
+        "execution": run.arn,
         "steps": run.output["steps"],
     }
 
@@ -240,7 +240,7 @@ def test_a_crash_at_any_service_is_taken_up_there(pipeline: Pipeline, request_id
 
     with pipeline.broken_service():
         failed = pipeline.run(request_id=request_id)
-    resumed = pipeline.end(resume_run(pipeline.steps, failed.handle).handle)
+    resumed = pipeline.end(resume_run(pipeline.steps, failed.arn).arn)
 
     assert failed.status == "FAILED"
     assert failed.error.startswith("Runtime.")
@@ -268,16 +268,16 @@ def test_a_service_that_keeps_failing_fails_the_run_until_it_is_resumed(
     failed = pipeline.run(document=trouble(how, times=tries))
 
     assert (failed.status, failed.error) == ("FAILED", error)
-    told = notifications.of(failed.handle)
+    told = notifications.of(failed.arn)
     assert (told["status"], told["request_id"], told["error"]) == ("FAILED", failed.name, error)
     if how == "raise":
         assert told["cause"] == "unstable: ValueError: the thirteenth row of thirteen"
 
-    resumed = pipeline.end(resume_run(pipeline.steps, failed.handle).handle)
+    resumed = pipeline.end(resume_run(pipeline.steps, failed.arn).arn)
 
     assert statuses(resumed) == ["finished before", "finished before", "run", "run"]
     assert resumed.output["document"]["unstable"] == tries + 1
-    assert notifications.of(resumed.handle)["status"] == "SUCCEEDED"
+    assert notifications.of(resumed.arn)["status"] == "SUCCEEDED"
 
 
 def test_a_run_that_is_stopped_is_told_and_can_be_resumed(
@@ -303,7 +303,7 @@ def test_a_run_that_is_stopped_is_told_and_can_be_resumed(
     assert stopped.status == "ABORTED"
     told = notifications.of(handle)
     assert (told["status"], told["request_id"]) == ("ABORTED", stopped.name)
-    resumed = pipeline.end(resume_run(pipeline.steps, handle).handle)
+    resumed = pipeline.end(resume_run(pipeline.steps, handle).arn)
     assert statuses(resumed)[:2] == ["finished before"] * 2
     assert statuses(resumed)[3] == "run"
 
@@ -328,7 +328,7 @@ def test_bad_input_fails_with_its_path(
     run = pipeline.run(**document)
 
     assert (run.status, run.error, run.cause) == ("FAILED", "RequestError", message)
-    assert notifications.of(run.handle)["cause"] == message
+    assert notifications.of(run.arn)["cause"] == message
 
 
 def test_starting_after_what_is_missing_fails(pipeline: Pipeline, request_id: str) -> None:

@@ -309,7 +309,7 @@ def test_a_run_is_started_shown_and_resumed_at_a_terminal(terminal: Terminal) ->
     assert statuses(document) == ["finished before", "finished before", "run", "run"]
     assert terminal.json("show", f"{name}-r1")["output"] == document
     nothing = terminal.call("resume", f"{name}-r1", exit_code=1)
-    assert "ended well; there is nothing to resume" in nothing.stderr
+    assert "succeeded; there is nothing to resume" in nothing.stderr
 
     listed = {run["run"]: run for run in terminal.json("list", "pipeline", "--limit", "1000")}
     assert (listed[name]["status"], listed[f"{name}-r1"]["status"]) == ("FAILED", "SUCCEEDED")

@@ -10,7 +10,7 @@ from tests.states.state_machine import DIED, TASK_TOKEN, TRANSIENT, Failure, Sta
 FINAL = [
     "DatasetError",
     "RunConflict",
-    "PartError",
+    "StoredFileError",
     "VerificationError",
     "CheckpointError",
     "Lambda.ResourceNotFoundException",

@@ -37,10 +37,13 @@ def test_a_locked_object_is_ingested_and_completed(ingest: StateMachine) -> None
         "FunctionName": "LockFunctionArn",
         "Payload": {"input": INPUT, "owner": owner, "run_id": owner},
     }
-    assert work == {"FunctionName": "IngestFunctionArn", "Payload": {"object": OBJECT, "owner": owner}}
+    assert work == {
+        "FunctionName": "IngestFunctionArn",
+        "Payload": {"object": OBJECT, "owner": owner, "run_id": owner},
+    }
     assert complete == {
         "FunctionName": "UnlockFunctionArn",
-        "Payload": {"object": OBJECT, "owner": owner, "result": RESULT},
+        "Payload": {"object": OBJECT, "owner": owner, "run_id": owner, "result": RESULT},
     }
 
 
@@ -52,6 +55,17 @@ def test_a_resumed_run_names_the_run_whose_lock_it_may_take(ingest: StateMachine
     [lock] = run.attempts("Lock")
     assert lock["Payload"]["run_id"] == "first"
     assert lock["Payload"]["owner"] != "first"
+
+
+def test_each_step_of_a_resumed_run_has_the_run_id(ingest: StateMachine) -> None:
+    answers = {"Lock": LOCKED, "Ingest": DONE, "Complete": lambda_result(RESULT)}
+    failing = {**answers, "Ingest": Failure("RowError", "{}"), "Release": lambda_result(None)}
+
+    for given in (answers, failing):
+        run = ingest.run({**INPUT, "run_id": "first"}, given)
+
+        payloads = [attempt["Payload"] for state in given for attempt in run.attempts(state)]
+        assert [payload["run_id"] for payload in payloads] == ["first"] * 3
 
 
 @pytest.mark.parametrize("outcome", ["skipped", "held", "gone"])
@@ -134,7 +148,7 @@ def test_a_failure_releases_the_lock_and_says_what_and_where(
     owner = run.attempts("Lock")[0]["Payload"]["owner"]
     assert release == {
         "FunctionName": "UnlockFunctionArn",
-        "Payload": {"object": OBJECT, "owner": owner, "result": None},
+        "Payload": {"object": OBJECT, "owner": owner, "run_id": owner, "result": None},
     }
 
 

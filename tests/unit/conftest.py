@@ -1,4 +1,4 @@
-"""What the tests of handlers need in place of AWS."""
+"""AWS in memory in place of AWS, for all tests of the Lambdas."""
 
 import importlib
 import io
@@ -8,15 +8,18 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import boto3
 import hypothesis
 import pytest
 
 import functions
-from batch import api, collect, initiate, poll, process, store
-from core import executions, objects
+from batch import api, collect, initiate, poll, process
+from core import clients
 from core.catalog import read_catalog
 from core.settings import settings
-from tests.unit.fake_aws import MACHINES, FakeAws
+from fan_out import tasks, work
+from ingest import ingestion
+from tests.unit.fake_aws import ENVIRONMENT, FakeAws
 
 # How long an example takes says nothing on a machine that does other things as well.
 hypothesis.settings.register_profile(
@@ -29,31 +32,28 @@ Deploy = Callable[..., None]
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
-    """S3, Step Functions, a clock and the Lambdas' environment; executions start, and run when told to."""
+    """AWS, the Lambdas' environment, and a clock for those that wait or look at leases."""
     fake = FakeAws()
-    for name, value in {
-        "BUCKET": "bucket",
-        "TABLE": "table",
-        "STATE_MACHINE_PREFIX": MACHINES,
-        "POST_WAIT_SECONDS": "5",
-        "GET_WAIT_SECONDS": "5",
-        "DIAGNOSTICS": "true",
-        "SENTIMENT_ENGINE": "vader",
-        "SENTIMENT_LANGUAGE": "en",
-    }.items():
+    for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    for module in (store, objects):
-        monkeypatch.setattr(module, "s3", lambda: fake.s3)
-    monkeypatch.setattr(executions, "stepfunctions", lambda: fake.step_functions)
-    monkeypatch.setattr(api, "time", fake.time)
-    settings.cache_clear()
+    monkeypatch.setattr(boto3, "client", fake.client)
+    for module in (api, tasks, work, ingestion):
+        monkeypatch.setattr(module, "time", fake.clock)
+    _make_cold()
     yield fake
+    _make_cold()
+
+
+def _make_cold() -> None:
+    """Forgets what an execution environment keeps from one invocation to the next."""
+    clients._clients.clear()
     settings.cache_clear()
+    tasks._load_documents.cache_clear()
 
 
 @pytest.fixture
 def logged() -> Iterator[Callable[[], str]]:
-    """What the handlers have logged so far in this test, as it stands in their log."""
+    """What the handlers have logged so far in this test, as their log has it."""
     stream = io.StringIO()
     handlers = {each.logger.registered_handler for each in (collect, initiate, poll, process)}
     assert all(isinstance(handler, logging.StreamHandler) for handler in handlers)
@@ -65,7 +65,7 @@ def logged() -> Iterator[Callable[[], str]]:
 
 @pytest.fixture
 def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
-    """`deploy(name='source', ...)`: these remote functions are there, and no others."""
+    """`deploy(name='source', ...)`: these remote functions are deployed, and no others."""
 
     def write(**sources: str) -> None:
         for name, source in sources.items():
@@ -75,8 +75,8 @@ def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
                 "from stepflake_lambda import remote_function\n\n" + textwrap.dedent(source)
             )
 
-    monkeypatch.setattr(api, "read_catalog", lambda: read_catalog(tmp_path))
-    monkeypatch.setattr(process, "read_catalog", lambda: read_catalog(tmp_path))
+    for module in (api, process, ingestion):
+        monkeypatch.setattr(module, "read_catalog", lambda: read_catalog(tmp_path))
     monkeypatch.setattr(functions, "__path__", [str(tmp_path)])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return write

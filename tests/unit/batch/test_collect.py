@@ -9,7 +9,7 @@ import pytest
 from batch import collect
 from batch.store import FunctionBatch, store_chunk
 from core.errors import ResultError, TransientError
-from tests.unit.fake_aws import FakeAws
+from tests.unit.fake_aws import CONTEXT, FakeAws
 
 
 def batch(chunks: int) -> FunctionBatch:
@@ -26,11 +26,11 @@ def batch(chunks: int) -> FunctionBatch:
 
 
 def run(chunks: int) -> collect.Done:
-    return collect.handler({"execution": "e", "batch": batch(chunks).to_input()}, None)
+    return collect.handler({"execution": "e", "batch": batch(chunks).to_input()}, CONTEXT)
 
 
 def data(aws: FakeAws) -> Any:
-    return json.loads(gzip.decompress(aws.s3.objects["batches/e/result.json.gz"][0]))["data"]
+    return json.loads(gzip.decompress(aws.s3.objects["batches/e/result.json.gz"].body))["data"]
 
 
 def test_chunks_are_joined_in_their_order(aws: FakeAws) -> None:
@@ -38,7 +38,7 @@ def test_chunks_are_joined_in_their_order(aws: FakeAws) -> None:
         store_chunk("e", batch(30), chunk, f"[{chunk},{chunk}.10]")
     assert run(30) == {"chunks": 30, "rows": 30}
     assert data(aws) == [[n, float(f"{n}.10")] for n in range(30)]
-    assert aws.s3.objects["batches/e/result.json.gz"][1]["digest"] == "d" * 64
+    assert aws.s3.objects["batches/e/result.json.gz"].metadata["digest"] == "d" * 64
 
 
 def test_a_missing_chunk_is_named_and_nothing_is_answered(aws: FakeAws) -> None:
@@ -51,7 +51,7 @@ def test_a_missing_chunk_is_named_and_nothing_is_answered(aws: FakeAws) -> None:
 @pytest.mark.parametrize(("operation", "code"), [("get_object", "SlowDown"), ("put_object", "InternalError")])
 def test_a_throttle_is_named_so_that_the_machine_tries_again(aws: FakeAws, operation: str, code: str) -> None:
     store_chunk("e", batch(1), 0, "[0,0]")
-    aws.s3.faults.add(operation, code)
+    aws.faults.fail(operation, code)
     with pytest.raises(TransientError):
         run(1)
     assert run(1) == {"chunks": 1, "rows": 1}
@@ -60,6 +60,6 @@ def test_a_throttle_is_named_so_that_the_machine_tries_again(aws: FakeAws, opera
 def test_a_second_collect_changes_nothing(aws: FakeAws) -> None:
     store_chunk("e", batch(1), 0, "[0,0]")
     run(1)
-    aws.s3.objects["batches/e/chunk-00000.json.gz"] = (gzip.compress(b"[0,1]"), {})
+    aws.s3.put("batches/e/chunk-00000.json.gz", gzip.compress(b"[0,1]"))
     run(1)
     assert data(aws) == [[0, 0]]

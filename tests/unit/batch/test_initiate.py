@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,17 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch import api, initiate
-from core import executions
 from core.executions import MAX_PAYLOAD_BYTES, execution_name
+from tests.unit.batch.machine import finish, only_execution, run_batch
 from tests.unit.conftest import Deploy
-from tests.unit.fake_aws import BATCH_ID, FakeAws, event, post, run_batch
+from tests.unit.fake_aws import CONTEXT, FakeAws
+from tests.unit.fake_aws.invocations import BATCH_ID, api_event, post_event
 
 Answer = tuple[int, Any]
 
 
 def send(sent: dict[str, Any]) -> Answer:
     """The status and the parsed body of a POST's answer."""
-    answer = initiate.handler(sent, None)
+    answer = initiate.handler(sent, CONTEXT)
     body = answer["body"]
     if answer["isBase64Encoded"]:
         body = gzip.decompress(base64.b64decode(body))
@@ -37,132 +39,132 @@ def send(sent: dict[str, Any]) -> Answer:
 
 
 def test_rows_that_are_there_in_time_are_answered_at_once(aws: FakeAws) -> None:
-    aws.time.at(2, aws.finish)
-    status, body = send(post("echo", [["a", Decimal("1.10")], [None, {"é": []}]]))
+    aws.clock.at(2, partial(finish, aws))
+    status, body = send(post_event("echo", [["a", Decimal("1.10")], [None, {"é": []}]]))
     assert status == 200
     assert body == {"data": [[0, ["a", Decimal("1.10")]], [1, [None, {"é": []}]]]}
-    assert aws.time.now < 1003
+    assert aws.clock.now < 1003
 
 
 def test_rows_that_take_longer_are_promised(aws: FakeAws) -> None:
-    status, body = send(post("echo", [["a"]]))
+    status, body = send(post_event("echo", [["a"]]))
     assert (status, body["status"]) == (202, "running")
-    assert aws.time.now == pytest.approx(1005)
+    assert aws.clock.now == pytest.approx(1005)
     assert body["execution"] == execution_name("functions", "echo", BATCH_ID)
 
 
 def test_asked_again_while_it_runs_nothing_starts(aws: FakeAws) -> None:
     for _ in range(2):
-        assert send(post("echo", [["a"]]))[0] == 202
-    assert aws.execution.runs == 0
-    aws.time.at(1, aws.finish)
-    assert send(post("echo", [["a"]])) == (200, {"data": [[0, ["a"]]]})
-    assert aws.execution.runs == 1
+        assert send(post_event("echo", [["a"]]))[0] == 202
+    assert only_execution(aws).runs == 0
+    aws.clock.at(1, partial(finish, aws))
+    assert send(post_event("echo", [["a"]])) == (200, {"data": [[0, ["a"]]]})
+    assert only_execution(aws).runs == 1
 
 
 def test_asked_again_after_success_the_same_bytes_come(aws: FakeAws) -> None:
     aws.step_functions.work = run_batch
-    first = initiate.handler(post("echo", [["a"]]), None)
-    assert initiate.handler(post("echo", [["a"]]), None) == first
+    first = initiate.handler(post_event("echo", [["a"]]), CONTEXT)
+    assert initiate.handler(post_event("echo", [["a"]]), CONTEXT) == first
     assert first["statusCode"] == 200
-    assert aws.execution.runs == 1
+    assert only_execution(aws).runs == 1
 
 
 def test_a_failure_is_told_at_once_and_stays_failed(aws: FakeAws) -> None:
     aws.step_functions.work = run_batch
     # The first POST is told too, without a GET: it asks once while it waits.
     for _ in range(3):
-        status, body = send(post("fail", [["oops"]]))
+        status, body = send(post_event("fail", [["oops"]]))
         assert status == 422
         assert body == {
             "error": "FunctionError",
             "cause": "fail, row 0: RuntimeError: oops",
             "execution": execution_name("functions", "fail", BATCH_ID),
         }
-    assert aws.execution.runs == 1
+    assert only_execution(aws).runs == 1
 
 
 @pytest.mark.parametrize(
     ("status", "cause"), [("TIMED_OUT", "time limit"), ("ABORTED", "stopped by an operator")]
 )
 def test_an_execution_that_ended_otherwise_says_how(aws: FakeAws, status: str, cause: str) -> None:
-    send(post("echo", [["a"]]))
-    aws.execution.status = status
-    code, body = send(post("echo", [["a"]]))
+    send(post_event("echo", [["a"]]))
+    only_execution(aws).status = status
+    code, body = send(post_event("echo", [["a"]]))
     assert (code, body["error"]) == (422, status)
     assert cause in body["cause"]
 
 
 def test_a_redrive_under_way_is_running(aws: FakeAws) -> None:
-    send(post("echo", [["a"]]))
-    aws.execution.status = "PENDING_REDRIVE"
-    assert send(post("echo", [["a"]]))[0] == 202
+    send(post_event("echo", [["a"]]))
+    only_execution(aws).status = "PENDING_REDRIVE"
+    assert send(post_event("echo", [["a"]]))[0] == 202
 
 
 def test_many_at_once_are_one_execution(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "time", time)
     aws.step_functions.work = run_batch
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(send, [post("echo", [["a"], ["b"]])] * 32))
+        answers = list(pool.map(send, [post_event("echo", [["a"], ["b"]])] * 32))
     assert answers == [(200, {"data": [[0, ["a"]], [1, ["b"]]]})] * 32
-    assert aws.execution.runs == 1
+    assert only_execution(aws).runs == 1
 
 
 @pytest.mark.parametrize("state", ["running", "succeeded", "failed"])
 def test_other_rows_under_the_same_id_are_a_conflict(aws: FakeAws, state: str) -> None:
     function = "fail" if state == "failed" else "echo"
     aws.step_functions.work = None if state == "running" else run_batch
-    send(post(function, [["a"]]))
+    send(post_event(function, [["a"]]))
     for rows in ([["b"]], [["a"], ["a"]], [[None]]):
-        status, body = send(post(function, rows))
+        status, body = send(post_event(function, rows))
         assert (status, body["error"]) == (409, "BatchConflict")
-    assert aws.execution.runs == (0 if state == "running" else 1)
+    assert only_execution(aws).runs == (0 if state == "running" else 1)
 
 
 def test_the_same_rows_written_otherwise_are_no_conflict(aws: FakeAws) -> None:
     aws.step_functions.work = run_batch
-    send(event("echo", "POST", b'{"data":[[0,"\xc3\xa9"]]}'))
-    other = event("echo", "POST", gzip.compress(b'{ "data" : [ [ 0, "\\u00e9" ] ] }'))
+    send(api_event("echo", "POST", b'{"data":[[0,"\xc3\xa9"]]}'))
+    other = api_event("echo", "POST", gzip.compress(b'{ "data" : [ [ 0, "\\u00e9" ] ] }'))
     assert send(other) == (200, {"data": [[0, ["é"]]]})
 
 
 def test_another_query_id_is_no_conflict(aws: FakeAws) -> None:
-    send(post("echo", [["a"]]))
-    again = post("echo", [["a"]], headers={"sf-external-function-current-query-id": "other"})
+    send(post_event("echo", [["a"]]))
+    again = post_event("echo", [["a"]], headers={"sf-external-function-current-query-id": "other"})
     assert send(again)[0] == 202
     assert len(aws.step_functions.executions) == 1
 
 
 def test_the_same_id_at_another_function_is_another_batch(aws: FakeAws) -> None:
-    send(post("echo", [["a"]]))
-    send(post("fail", [["a"]]))
+    send(post_event("echo", [["a"]]))
+    send(post_event("fail", [["a"]]))
     assert len(aws.step_functions.executions) == 2
 
 
 def test_a_result_that_is_gone_is_not_computed_again(aws: FakeAws) -> None:
     aws.step_functions.work = run_batch
-    send(post("echo", [["a"]]))
+    send(post_event("echo", [["a"]]))
     aws.s3.objects.clear()
-    status, body = send(post("echo", [["a"]]))
+    status, body = send(post_event("echo", [["a"]]))
     assert (status, body["error"]) == (410, "ResultExpired")
-    assert aws.execution.runs == 1
+    assert only_execution(aws).runs == 1
 
 
 def test_an_execution_that_is_not_visible_yet_is_running(aws: FakeAws) -> None:
-    send(post("echo", [["a"]]))
-    aws.execution.status = "SUCCEEDED"  # so that its name is taken
+    send(post_event("echo", [["a"]]))
+    only_execution(aws).status = "SUCCEEDED"  # so that its name is taken
     for _ in range(2):  # when it is found, and while the POST waits
-        aws.step_functions.faults.add("describe_execution", "ExecutionDoesNotExist")
-    assert send(post("echo", [["a"]]))[0] == 202
+        aws.faults.fail("describe_execution", "ExecutionDoesNotExist")
+    assert send(post_event("echo", [["a"]]))[0] == 202
 
 
 def test_a_throttle_while_it_waits_is_no_error(aws: FakeAws) -> None:
-    aws.step_functions.faults.add("describe_execution", "ThrottlingException")
-    assert send(post("echo", [["a"]]))[0] == 202
+    aws.faults.fail("describe_execution", "ThrottlingException")
+    assert send(post_event("echo", [["a"]]))[0] == 202
 
 
 def test_no_rows_need_no_execution(aws: FakeAws) -> None:
-    assert send(post("echo", [])) == (200, {"data": []})
+    assert send(post_event("echo", [])) == (200, {"data": []})
     assert not aws.step_functions.executions
 
 
@@ -170,7 +172,7 @@ def test_no_rows_need_no_execution(aws: FakeAws) -> None:
 
 
 def test_a_function_that_is_not_there_is_told_with_those_that_are(aws: FakeAws) -> None:
-    status, body = send(post("ecko", [["a"]]))
+    status, body = send(post_event("ecko", [["a"]]))
     assert (status, body["error"]) == (404, "UnknownTarget")
     assert "'ecko'" in body["message"]
     assert all(name in body["message"] for name in ("echo", "fail", "sentiment", "sleep"))
@@ -178,7 +180,7 @@ def test_a_function_that_is_not_there_is_told_with_those_that_are(aws: FakeAws) 
 
 def test_diagnostics_are_not_there_unless_switched_on(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIAGNOSTICS", "false")
-    status, body = send(post("echo", [["a"]]))
+    status, body = send(post_event("echo", [["a"]]))
     assert status == 404
     assert "sleep" not in body["message"]
 
@@ -187,7 +189,7 @@ def test_diagnostics_are_not_there_unless_switched_on(aws: FakeAws, monkeypatch:
 def test_a_wrong_number_of_arguments_is_told_with_the_signature(
     aws: FakeAws, row: list[Any], count: int
 ) -> None:
-    status, body = send(post("fail", [["a"], row]))
+    status, body = send(post_event("fail", [["a"], row]))
     assert (status, body["error"]) == (400, "BadRequest")
     assert body["message"] == f"row 1 has {count} arguments; the function is fail(message VARCHAR) -> VARCHAR"
 
@@ -195,13 +197,13 @@ def test_a_wrong_number_of_arguments_is_told_with_the_signature(
 @pytest.mark.parametrize(
     "sent",
     [
-        event("echo", "POST", b"{"),
-        event("echo", "POST", b'{"data":[[1]]}'),
-        event("echo", "POST", b'{"data":[[0,NaN]]}'),
-        event("echo", "POST", b'{"data":[[0,"\\ud800"]]}'),
-        event("echo", "POST"),
-        post("echo", [["a"]], batch_id=None),
-        post("echo", [["a"]], headers={"sf-external-function-format-version": "1.1"}),
+        api_event("echo", "POST", b"{"),
+        api_event("echo", "POST", b'{"data":[[1]]}'),
+        api_event("echo", "POST", b'{"data":[[0,NaN]]}'),
+        api_event("echo", "POST", b'{"data":[[0,"\\ud800"]]}'),
+        api_event("echo", "POST"),
+        post_event("echo", [["a"]], batch_id=None),
+        post_event("echo", [["a"]], headers={"sf-external-function-format-version": "1.1"}),
     ],
     ids=range(7),
 )
@@ -214,7 +216,7 @@ def test_what_is_not_a_batch_starts_nothing(aws: FakeAws, sent: dict[str, Any]) 
 
 
 def test_too_many_rows_for_the_path_name_the_remedy(aws: FakeAws) -> None:
-    status, body = send(post("echo", [["a" * 6 * 1024 * 1024]], as_text=True))
+    status, body = send(post_event("echo", [["a" * 6 * 1024 * 1024]], as_text=True))
     assert (status, body["error"]) == (413, "RequestTooLarge")
     assert "MAX_BATCH_ROWS" in body["message"]
 
@@ -225,7 +227,7 @@ def test_too_many_rows_for_the_path_name_the_remedy(aws: FakeAws) -> None:
 @pytest.mark.parametrize("letter", ["a", "é", "😀", '"', "\x00", "\\"])
 def test_rows_are_inline_while_they_fit_the_payload(aws: FakeAws, letter: str) -> None:
     for count in (MAX_PAYLOAD_BYTES // 16, MAX_PAYLOAD_BYTES):
-        sent = post("echo", [[letter * count]], batch_id=str(count))
+        sent = post_event("echo", [[letter * count]], batch_id=str(count))
         aws.step_functions.work = run_batch
         assert send(sent) == (200, {"data": [[0, [letter * count]]]})
     small, large = aws.step_functions.executions.values()
@@ -238,17 +240,17 @@ def test_rows_are_inline_while_they_fit_the_payload(aws: FakeAws, letter: str) -
 def test_several_chunks_are_stored_once_and_joined_in_order(aws: FakeAws, deploy: Deploy) -> None:
     deploy(double="@remote_function(chunk_rows=3)\ndef double(n: int) -> int:\n    return n * 2\n")
     aws.step_functions.work = run_batch
-    status, body = send(post("double", [[n] for n in range(10)]))
+    status, body = send(post_event("double", [[n] for n in range(10)]))
     assert (status, body) == (200, {"data": [[n, n * 2] for n in range(10)]})
-    document = json.loads(aws.execution.input)
+    document = json.loads(only_execution(aws).input)
     assert (document["chunks"], document["row_count"], document["rows"]) == (4, 10, None)
 
 
 def test_a_repeated_request_sends_the_same_input(aws: FakeAws) -> None:
     inputs = []
     for _ in range(2):
-        send(post("echo", [["a" * 300_000, {"b": 1, "a": Decimal("1.10")}]]))
-        inputs.append(aws.execution.input)
+        send(post_event("echo", [["a" * 300_000, {"b": 1, "a": Decimal("1.10")}]]))
+        inputs.append(only_execution(aws).input)
         aws.step_functions.executions.clear()
     assert inputs[0] == inputs[1]
     assert len(aws.s3.objects) == 1
@@ -259,50 +261,47 @@ def test_a_repeated_request_sends_the_same_input(aws: FakeAws) -> None:
 
 @pytest.mark.parametrize("code", ["ThrottlingException", "ServiceUnavailable", "InternalServerError"])
 def test_a_throttled_start_asks_snowflake_to_slow_down(aws: FakeAws, code: str) -> None:
-    aws.step_functions.faults.add("start_execution", code)
-    status, body = send(post("echo", [["a"]]))
+    aws.faults.fail("start_execution", code)
+    status, body = send(post_event("echo", [["a"]]))
     assert (status, body["error"]) == (429, "Throttled")
     aws.step_functions.work = run_batch
-    assert send(post("echo", [["a"]]))[0] == 200
+    assert send(post_event("echo", [["a"]]))[0] == 200
 
 
 def test_a_throttled_look_at_an_earlier_execution_asks_to_slow_down(aws: FakeAws) -> None:
-    send(post("echo", [["a"]]))
-    aws.execution.status = "FAILED"
-    aws.step_functions.faults.add("describe_execution", "ThrottlingException")
-    assert send(post("echo", [["a"]]))[0] == 429
+    send(post_event("echo", [["a"]]))
+    only_execution(aws).status = "FAILED"
+    aws.faults.fail("describe_execution", "ThrottlingException")
+    assert send(post_event("echo", [["a"]]))[0] == 429
 
 
 @pytest.mark.parametrize("operation", ["put_object", "get_object"])
 def test_throttled_storage_asks_to_slow_down(aws: FakeAws, operation: str) -> None:
-    aws.s3.faults.add(operation, "SlowDown")
-    assert send(post("echo", [["a" * 300_000]]))[0] == 429
+    aws.faults.fail(operation, "SlowDown")
+    assert send(post_event("echo", [["a" * 300_000]]))[0] == 429
 
 
 def test_an_unexpected_error_tells_nothing_and_may_be_tried_again(
     aws: FakeAws, logged: Callable[[], str]
 ) -> None:
-    aws.step_functions.faults.add("start_execution", "AccessDeniedException")
-    status, body = send(post("echo", [["a secret of row 0"]]))
+    aws.faults.fail("start_execution", "AccessDeniedException")
+    status, body = send(post_event("echo", [["a secret of row 0"]]))
     assert status == 500
     assert body == {"error": "ApiError", "message": "unexpected error; the Lambda's log says more"}
     assert "AccessDeniedException" in logged()
     assert "secret" not in logged()
 
 
-def test_a_connection_that_breaks_asks_to_slow_down(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> Any:
-        raise ReadTimeoutError(endpoint_url="https://states")
-
-    monkeypatch.setattr(executions, "stepfunctions", broken)
-    assert send(post("echo", [["a"]]))[0] == 429
+def test_a_connection_that_breaks_asks_to_slow_down(aws: FakeAws) -> None:
+    aws.faults.fail("start_execution", ReadTimeoutError(endpoint_url="https://states"))
+    assert send(post_event("echo", [["a"]]))[0] == 429
 
 
 def test_no_row_is_logged(aws: FakeAws, logged: Callable[[], str]) -> None:
     aws.step_functions.work = run_batch
-    send(post("echo", [["a secret"]]))
-    send(post("echo", [["another secret"]]))
-    send(event("echo", "POST", b'{"data":[[0,"a secret"]'))
+    send(post_event("echo", [["a secret"]]))
+    send(post_event("echo", [["another secret"]]))
+    send(api_event("echo", "POST", b'{"data":[[0,"a secret"]'))
     assert '"rows":1' in logged()
     assert "secret" not in logged()
 

@@ -8,16 +8,18 @@ import pytest
 
 from batch import initiate
 from core.executions import MAX_PAYLOAD_BYTES, execution_name
-from tests.unit.fake_aws import BATCH_ID, FakeAws, post
+from tests.unit.batch.machine import only_execution
+from tests.unit.fake_aws import CONTEXT, FakeAws
+from tests.unit.fake_aws.invocations import BATCH_ID, post_event
 
 Answer = tuple[int, Any]
 
 
 def send(name: str, rows: list[list[Any]], **headers: str) -> Answer:
     """The status and the parsed body of the answer. `headers`: with _ for -."""
-    event = post(name, rows, headers={key.replace("_", "-"): value for key, value in headers.items()})
-    event["resource"] = "/workflows/{name}"
-    answer = initiate.handler(event, None)
+    sent = {key.replace("_", "-"): value for key, value in headers.items()}
+    event = post_event(name, rows, kind="workflows", headers=sent)
+    answer = initiate.handler(event, CONTEXT)
     return answer["statusCode"], json.loads(answer["body"])
 
 
@@ -27,7 +29,7 @@ def test_a_batch_is_one_execution_with_all_documents(aws: FakeAws) -> None:
 
     name = execution_name("workflows", "etl", BATCH_ID)
     assert (status, body) == (202, {"status": "running", "execution": name})
-    started = json.loads(aws.execution.input)
+    started = json.loads(only_execution(aws).input)
     assert started["documents"] == documents
     assert (started["workflow"], started["row_count"], started["chunks"], started["chunk_rows"]) == (
         "etl",
@@ -42,18 +44,18 @@ def test_a_batch_is_one_execution_with_all_documents(aws: FakeAws) -> None:
 @pytest.mark.parametrize(("mode", "detached"), [("detached", True), ("attached", False)])
 def test_the_mode_is_a_header(aws: FakeAws, mode: str, detached: bool) -> None:
     send("etl", [[{"dataset_id": "a"}]], sf_custom_mode=mode)
-    assert json.loads(aws.execution.input)["detached"] is detached
+    assert json.loads(only_execution(aws).input)["detached"] is detached
 
 
 def test_a_float_of_snowflake_s_is_the_whole_number_that_it_is(aws: FakeAws) -> None:
     send("etl", [[{"dataset_id": "a", "batch_size": Decimal("1.000000000000000e+01")}]])
-    assert '"batch_size":10}' in aws.execution.input
+    assert '"batch_size":10}' in only_execution(aws).input
 
 
 def test_asked_again_nothing_starts(aws: FakeAws) -> None:
     for _ in range(3):
         assert send("etl", [[{"dataset_id": "a"}]])[0] == 202
-    assert aws.execution.status == "RUNNING"
+    assert only_execution(aws).status == "RUNNING"
 
 
 def test_the_same_id_with_other_documents_is_a_conflict(aws: FakeAws) -> None:
@@ -63,9 +65,7 @@ def test_the_same_id_with_other_documents_is_a_conflict(aws: FakeAws) -> None:
 
 
 def test_no_rows_need_no_run(aws: FakeAws) -> None:
-    event = post("etl", [])
-    event["resource"] = "/workflows/{name}"
-    assert initiate.handler(event, None)["statusCode"] == 200
+    assert initiate.handler(post_event("etl", [], kind="workflows"), CONTEXT)["statusCode"] == 200
     assert aws.step_functions.executions == {}
 
 
@@ -113,4 +113,4 @@ def test_as_many_bytes_as_fit_a_payload_and_no_more(aws: FakeAws) -> None:
     status, body = send("fan_out", rows(MAX_PAYLOAD_BYTES // 2))
     assert (status, body["error"]) == (413, "RequestTooLarge")
     assert send("fan_out", rows(MAX_PAYLOAD_BYTES // 2 - 3000))[0] == 202
-    assert len(aws.execution.input.encode()) < MAX_PAYLOAD_BYTES
+    assert len(only_execution(aws).input.encode()) < MAX_PAYLOAD_BYTES

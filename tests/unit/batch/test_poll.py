@@ -3,18 +3,21 @@
 import base64
 import gzip
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 
 from batch import initiate, poll
 from core.executions import execution_name, short_cause
-from tests.unit.fake_aws import FakeAws, event, post, run_batch
+from tests.unit.batch.machine import finish, only_execution, run_batch
+from tests.unit.fake_aws import CONTEXT, FakeAws
+from tests.unit.fake_aws.invocations import BATCH_ID, api_event, post_event
 
 
 def get(name: str = "echo", **options: Any) -> tuple[int, Any]:
     """The status and the parsed body of a GET's answer."""
-    answer = poll.handler(event(name, **options), None)
+    answer = poll.handler(api_event(name, **options), CONTEXT)
     body = answer["body"]
     if answer["isBase64Encoded"]:
         body = gzip.decompress(base64.b64decode(body)).decode()
@@ -22,63 +25,59 @@ def get(name: str = "echo", **options: Any) -> tuple[int, Any]:
 
 
 def start(aws: FakeAws, name: str = "echo", *, run: bool = False) -> None:
-    """POSTs a batch, which runs at once or waits for `aws.finish()`."""
+    """POSTs a batch, which runs at once or waits for `finish(aws)`."""
     aws.step_functions.work = run_batch if run else None
-    initiate.handler(post(name, [["a"]]), None)
-    aws.s3.faults.calls.clear()
-    aws.step_functions.faults.calls.clear()
+    initiate.handler(post_event(name, [["a"]]), CONTEXT)
+    aws.faults.calls.clear()
 
 
 def test_a_result_costs_one_read_and_no_describe(aws: FakeAws) -> None:
     start(aws, run=True)
     assert get() == (200, {"data": [[0, ["a"]]]})
-    assert aws.s3.faults.calls == ["get_object"]
-    assert aws.step_functions.faults.calls == []
+    assert aws.faults.operations() == ["get_object"]
 
 
 def test_the_same_get_gives_the_same_bytes(aws: FakeAws) -> None:
     start(aws, run=True)
-    first = poll.handler(event("echo"), None)
-    assert [poll.handler(event("echo"), None) for _ in range(3)] == [first] * 3
+    first = poll.handler(api_event("echo"), CONTEXT)
+    assert [poll.handler(api_event("echo"), CONTEXT) for _ in range(3)] == [first] * 3
 
 
 def test_it_is_what_the_post_answered(aws: FakeAws) -> None:
     aws.step_functions.work = run_batch
-    assert initiate.handler(post("echo", [["é"]]), None) == poll.handler(event("echo"), None)
+    assert initiate.handler(post_event("echo", [["é"]]), CONTEXT) == poll.handler(api_event("echo"), CONTEXT)
 
 
 def test_a_running_batch_is_waited_for_a_little(aws: FakeAws) -> None:
     start(aws)
-    began = aws.time.now
+    began = aws.clock.now
     status, body = get()
     assert (status, body["status"]) == (202, "running")
-    assert aws.time.now - began == pytest.approx(5 + poll.QUIET_SECONDS)
-    assert aws.step_functions.faults.calls == ["describe_execution"]
+    assert aws.clock.now - began == pytest.approx(5 + poll.QUIET_SECONDS)
+    assert aws.faults.operations().count("describe_execution") == 1
+    assert set(aws.faults.operations()) == {"get_object", "describe_execution"}
 
 
 def test_a_result_that_comes_while_it_waits_is_answered(aws: FakeAws) -> None:
     start(aws)
-    began = aws.time.now
-    aws.time.at(2, aws.finish)
+    began = aws.clock.now
+    aws.clock.at(2, partial(finish, aws))
     assert get() == (200, {"data": [[0, ["a"]]]})
-    assert aws.time.now - began < 3
+    assert aws.clock.now - began < 3
 
 
 def test_a_failure_is_told_soon_with_its_cause_and_without_a_stack_trace(aws: FakeAws) -> None:
     start(aws, "fail", run=True)
-    began = aws.time.now
+    began = aws.clock.now
     for _ in range(2):
         status, body = get("fail")
         assert status == 422
         assert body == {
             "error": "FunctionError",
             "cause": "fail, row 0: RuntimeError: a",
-            "execution": execution_name("functions", "fail", event("fail")["headers"][BATCH]),
+            "execution": execution_name("functions", "fail", BATCH_ID),
         }
-    assert aws.time.now - began == pytest.approx(2 * poll.QUIET_SECONDS)
-
-
-BATCH = "sf-external-function-query-batch-id"
+    assert aws.clock.now - began == pytest.approx(2 * poll.QUIET_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -90,17 +89,17 @@ BATCH = "sf-external-function-query-batch-id"
 )
 def test_an_execution_that_was_ended_says_how(aws: FakeAws, status: str, cause: str) -> None:
     start(aws)
-    aws.execution.status = status
+    only_execution(aws).status = status
     code, body = get()
     assert (code, body["error"], body["cause"]) == (422, status, cause)
 
 
 def test_a_failed_execution_that_is_redriven_is_running_again(aws: FakeAws) -> None:
     start(aws)
-    aws.execution.status = "PENDING_REDRIVE"
+    only_execution(aws).status = "PENDING_REDRIVE"
     assert get()[0] == 202
-    aws.execution.status = "RUNNING"
-    aws.finish()
+    only_execution(aws).status = "RUNNING"
+    finish(aws)
     assert get()[0] == 200
 
 
@@ -131,27 +130,27 @@ def test_a_strange_name_is_unknown_and_no_crash(aws: FakeAws, name: str) -> None
 
 def test_an_execution_that_becomes_visible_a_moment_later_is_running(aws: FakeAws) -> None:
     start(aws)
-    aws.step_functions.faults.add("describe_execution", "ExecutionDoesNotExist")
+    aws.faults.fail("describe_execution", "ExecutionDoesNotExist")
     assert get()[0] == 202
 
 
 def test_a_result_may_be_there_before_its_execution_is_visible(aws: FakeAws) -> None:
     start(aws)
-    aws.step_functions.faults.add("describe_execution", "ExecutionDoesNotExist", times=9)
-    aws.time.at(1, aws.finish)
+    aws.faults.fail("describe_execution", "ExecutionDoesNotExist", times=9)
+    aws.clock.at(1, partial(finish, aws))
     assert get() == (200, {"data": [[0, ["a"]]]})
 
 
 def test_a_throttled_describe_is_running_and_costs_snowflake_nothing(aws: FakeAws) -> None:
     start(aws, "fail", run=True)
-    aws.step_functions.faults.add("describe_execution", "ThrottlingException")
+    aws.faults.fail("describe_execution", "ThrottlingException")
     assert get("fail")[0] == 202
     assert get("fail")[0] == 422
 
 
 def test_throttled_storage_asks_to_slow_down(aws: FakeAws) -> None:
     start(aws, run=True)
-    aws.s3.faults.add("get_object", "SlowDown")
+    aws.faults.fail("get_object", "SlowDown")
     assert get()[0] == 429
     assert get()[0] == 200
 

@@ -7,35 +7,15 @@ from typing import Any
 import pytest
 
 from batch import record_run
+from batch.record_run import RunUnfinished
 from batch.store import WorkflowBatch
-from core.errors import RunUnfinished, Throttled, TransientError
-from tests.unit.fake_aws import MACHINES, FakeAws, FakeExecution
+from core.errors import TransientError
+from tests.unit.fake_aws import CONTEXT, FakeAws
+from tests.unit.fake_aws.step_functions import execution_arn
 
 EXECUTION = "w-0123"
 RUN = f"{EXECUTION}-1"
-HANDLE = f"{MACHINES.replace(':stateMachine:', ':execution:')}etl:{RUN}"
-
-
-class Runs:
-    """DescribeExecution of the workflow's runs."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, aws: FakeAws) -> None:
-        self.aws = aws
-        self.executions: dict[str, FakeExecution] = {}
-        monkeypatch.setattr(aws.step_functions, "describe_execution", self.describe)
-
-    def describe(self, *, executionArn: str) -> dict[str, Any]:
-        self.aws.step_functions.faults.check("describe_execution")
-        if executionArn not in self.executions:
-            self.aws.step_functions.faults.add("not there", "ExecutionDoesNotExist")
-            self.aws.step_functions.faults.check("not there")
-        found = vars(self.executions[executionArn])
-        return {name: value for name, value in found.items() if value is not None}
-
-
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch, aws: FakeAws) -> Runs:
-    return Runs(monkeypatch, aws)
+HANDLE = execution_arn("etl", RUN)
 
 
 def recorded(aws: FakeAws, outcome: Any, *, detached: bool = False) -> Any:
@@ -58,37 +38,37 @@ def recorded(aws: FakeAws, outcome: Any, *, detached: bool = False) -> Any:
         "run": RUN,
         "outcome": outcome,
     }
-    record_run.handler(event, None)
-    ((key, (body, metadata)),) = aws.s3.objects.items()
+    record_run.handler(event, CONTEXT)
+    ((key, stored),) = aws.s3.objects.items()
     assert key == f"batches/{EXECUTION}/chunk-00001.json.gz"
-    assert metadata == {"digest": "d"}
-    number, value = json.loads(gzip.decompress(body))
+    assert stored.metadata == {"digest": "d"}
+    number, value = json.loads(gzip.decompress(stored.body))
     assert number == 1
     return value
 
 
 @pytest.mark.parametrize("output", [{"rows": 1}, None, [], "text", 0.5])
-def test_an_output_is_the_row_s_value(aws: FakeAws, runs: Runs, output: Any) -> None:
+def test_an_output_is_the_row_s_value(aws: FakeAws, output: Any) -> None:
     assert recorded(aws, {"output": output}) == output
-    assert "describe_execution" not in aws.step_functions.faults.calls
+    assert "describe_execution" not in aws.faults.operations()
 
 
-def test_a_detached_row_is_its_handle(aws: FakeAws, runs: Runs) -> None:
+def test_a_detached_row_is_its_handle(aws: FakeAws) -> None:
     assert recorded(aws, {"output": HANDLE}, detached=True) == HANDLE
 
 
 FAILED = {"error": "States.TaskFailed", "cause": "what Step Functions says of it"}
 
 
-def test_a_run_that_failed_says_why_itself(aws: FakeAws, runs: Runs) -> None:
+def test_a_run_that_failed_says_why_itself(aws: FakeAws) -> None:
     cause = json.dumps({"errorMessage": "row 3: no", "stackTrace": ["File ..."]})
-    runs.executions[HANDLE] = FakeExecution("{}", "FAILED", error="VerifyError", cause=cause)
+    aws.step_functions.add("etl", RUN, "FAILED", error="VerifyError", cause=cause)
     assert recorded(aws, FAILED) == {"error": "VerifyError", "cause": "row 3: no", "execution": HANDLE}
 
 
 @pytest.mark.parametrize("status", ["TIMED_OUT", "ABORTED"])
-def test_a_run_that_ended_otherwise_says_how(aws: FakeAws, runs: Runs, status: str) -> None:
-    runs.executions[HANDLE] = FakeExecution("{}", status)
+def test_a_run_that_ended_otherwise_says_how(aws: FakeAws, status: str) -> None:
+    aws.step_functions.add("etl", RUN, status)
     value = recorded(aws, FAILED)
     assert (value["error"], value["execution"]) == (status, HANDLE)
     assert value["cause"]
@@ -97,51 +77,46 @@ def test_a_run_that_ended_otherwise_says_how(aws: FakeAws, runs: Runs, status: s
 @pytest.mark.parametrize(
     "error", ["States.DataLimitExceeded", "StepFunctions.ExecutionAlreadyExistsException"]
 )
-def test_a_run_that_ended_well_behind_a_failed_task_has_its_output(
-    aws: FakeAws, runs: Runs, error: str
-) -> None:
-    runs.executions[HANDLE] = FakeExecution("{}", "SUCCEEDED", output='{"rows": 1}')
+def test_a_run_that_ended_well_behind_a_failed_task_has_its_output(aws: FakeAws, error: str) -> None:
+    aws.step_functions.add("etl", RUN, "SUCCEEDED", output='{"rows": 1}')
     assert recorded(aws, {"error": error, "cause": ""}) == {"rows": 1}
 
 
 @pytest.mark.parametrize("detached", [False, True])
-def test_a_run_that_was_never_started_says_what_the_task_said(
-    aws: FakeAws, runs: Runs, detached: bool
-) -> None:
+def test_a_run_that_was_never_started_says_what_the_task_said(aws: FakeAws, detached: bool) -> None:
     error = {"error": "StepFunctions.AccessDeniedException", "cause": "no"}
     assert recorded(aws, error, detached=detached) == {**error, "execution": HANDLE}
 
 
-def test_a_detached_run_that_an_earlier_try_started_is_its_handle(aws: FakeAws, runs: Runs) -> None:
-    runs.executions[HANDLE] = FakeExecution("{}")
+def test_a_detached_run_that_an_earlier_try_started_is_its_handle(aws: FakeAws) -> None:
+    aws.step_functions.add("etl", RUN)
     assert recorded(aws, {"error": "States.Timeout", "cause": ""}, detached=True) == HANDLE
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "PENDING_REDRIVE"])
-def test_a_run_of_an_earlier_try_is_waited_for(aws: FakeAws, runs: Runs, status: str) -> None:
-    runs.executions[HANDLE] = FakeExecution("{}", status)
+def test_a_run_of_an_earlier_try_is_waited_for(aws: FakeAws, status: str) -> None:
+    aws.step_functions.add("etl", RUN, status)
     with pytest.raises(RunUnfinished, match=RUN):
         recorded(aws, {"error": "StepFunctions.ExecutionAlreadyExistsException", "cause": ""})
     assert not aws.s3.objects
 
 
-def test_a_run_that_outlasts_sql_is_its_row_s_error_with_its_handle(aws: FakeAws, runs: Runs) -> None:
-    runs.executions[HANDLE] = FakeExecution("{}")
+def test_a_run_that_outlasts_sql_is_its_row_s_error_with_its_handle(aws: FakeAws) -> None:
+    aws.step_functions.add("etl", RUN)
     value = recorded(aws, {"error": "States.Timeout", "cause": ""})
     assert (value["error"], value["execution"]) == ("States.Timeout", HANDLE)
     assert "run_status" in value["cause"]
 
 
 @pytest.mark.parametrize("operation", ["describe_execution", "put_object"])
-def test_what_may_pass_is_for_the_machine_to_retry(aws: FakeAws, runs: Runs, operation: str) -> None:
-    runs.executions[HANDLE] = FakeExecution("{}", "SUCCEEDED", output="1")
-    faults = aws.s3.faults if operation == "put_object" else aws.step_functions.faults
-    faults.add(operation, "ThrottlingException")
-    with pytest.raises((TransientError, Throttled)):
+def test_what_may_pass_is_for_the_machine_to_retry(aws: FakeAws, operation: str) -> None:
+    aws.step_functions.add("etl", RUN, "SUCCEEDED", output="1")
+    aws.faults.fail(operation, "ThrottlingException")
+    with pytest.raises(TransientError):
         recorded(aws, FAILED)
     assert recorded(aws, FAILED) == 1
 
 
-def test_recorded_again_the_first_value_stays(aws: FakeAws, runs: Runs) -> None:
+def test_recorded_again_the_first_value_stays(aws: FakeAws) -> None:
     assert recorded(aws, {"output": 1}) == 1
     assert recorded(aws, {"output": 2}) == 1

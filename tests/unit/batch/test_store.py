@@ -85,14 +85,14 @@ def test_the_first_writer_counts(aws: FakeAws) -> None:
 
 
 def test_two_writers_at_the_same_moment_try_again(aws: FakeAws) -> None:
-    aws.s3.faults.add("put_object", "ConditionalRequestConflict")
+    aws.faults.fail("put_object", "ConditionalRequestConflict")
     with pytest.raises(TransientError, match="another writer is at batches/e/result"):
         store.store_result("e", batch(), ["[0,1]"])
 
 
 @pytest.mark.parametrize("operation", ["get_object", "head_object", "put_object"])
 def test_other_errors_of_s3_are_not_taken_for_an_absence(aws: FakeAws, operation: str) -> None:
-    aws.s3.faults.add(operation, "AccessDenied")
+    aws.faults.fail(operation, "AccessDenied")
     calls: dict[str, Callable[[], object]] = {
         "get_object": lambda: store.load_result("e"),
         "head_object": lambda: store.has_result("e"),

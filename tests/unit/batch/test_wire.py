@@ -15,12 +15,11 @@ import simplejson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch import wire
-from core import errors
+from batch import errors, wire
 from core.catalog import read_catalog
 from core.exact_json import dump_json, parse_json
 from core.remote import load_function, run_rows
-from tests.unit.fake_aws import BATCH_ID, event, post
+from tests.unit.fake_aws.invocations import BATCH_ID, api_event, post_event
 
 
 def raw_deflate(body: bytes) -> bytes:
@@ -30,7 +29,7 @@ def raw_deflate(body: bytes) -> bytes:
 
 def refusal(body: bytes, **options: Any) -> str:
     with pytest.raises(errors.BadRequest) as refused:
-        wire.parse_rows(event("echo", "POST", body, **options))
+        wire.parse_rows(api_event("echo", "POST", body, **options))
     return str(refused.value)
 
 
@@ -38,22 +37,22 @@ def refusal(body: bytes, **options: Any) -> str:
 
 
 def test_a_request_says_what_and_for_whom() -> None:
-    request = wire.parse_request(event("echo"))
+    request = wire.parse_request(api_event("echo"))
     assert (request.kind, request.name, request.batch_id) == ("functions", "echo", BATCH_ID)
     assert request.query_id == "01b02bdf-0001-7b58-0003-27d60056b5a6"
 
 
 @pytest.mark.parametrize("change", [str.upper, str.lower, str.title])
 def test_header_names_come_in_any_case(change: Callable[[str], str]) -> None:
-    sent = event("echo")
+    sent = api_event("echo")
     sent["headers"] = {change(name): value for name, value in sent["headers"].items()}
-    assert wire.parse_request(sent) == wire.parse_request(event("echo"))
+    assert wire.parse_request(sent) == wire.parse_request(api_event("echo"))
 
 
 @pytest.mark.parametrize("batch_id", [None, ""])
 def test_without_a_batch_id_a_repeated_request_cannot_be_told(batch_id: str | None) -> None:
     with pytest.raises(errors.BadRequest, match="sf-external-function-query-batch-id is missing"):
-        wire.parse_request(event("echo", batch_id=batch_id))
+        wire.parse_request(api_event("echo", batch_id=batch_id))
 
 
 @pytest.mark.parametrize(
@@ -62,18 +61,18 @@ def test_without_a_batch_id_a_repeated_request_cannot_be_told(batch_id: str | No
 )
 def test_an_unknown_format_is_refused_by_name(header: str, value: str) -> None:
     with pytest.raises(errors.BadRequest, match=f"{header} is '{value}'"):
-        wire.parse_request(event("echo", headers={header: value}))
+        wire.parse_request(api_event("echo", headers={header: value}))
 
 
 def test_without_format_headers_the_format_is_the_only_one_there_is() -> None:
-    sent = event("echo")
+    sent = api_event("echo")
     sent["headers"] = {k: v for k, v in sent["headers"].items() if "format" not in k}
     assert wire.parse_request(sent).batch_id == BATCH_ID
 
 
 def test_a_request_without_headers_is_refused() -> None:
     with pytest.raises(errors.BadRequest, match="query-batch-id"):
-        wire.parse_request(event("echo") | {"headers": None})
+        wire.parse_request(api_event("echo") | {"headers": None})
 
 
 # Bodies
@@ -89,19 +88,21 @@ def test_a_plain_body_is_read_whatever_a_stale_header_says(
     coding: str | None, name: str, as_text: bool
 ) -> None:
     headers = {} if coding is None else {name: coding}
-    assert wire.parse_rows(event("echo", "POST", BODY, headers=headers, as_text=as_text)).arguments == ROWS
+    assert (
+        wire.parse_rows(api_event("echo", "POST", BODY, headers=headers, as_text=as_text)).arguments == ROWS
+    )
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
 @pytest.mark.parametrize("coding", [None, "gzip", "deflate"])
 def test_a_packed_body_is_told_by_its_bytes(pack: Callable[[bytes], bytes], coding: str | None) -> None:
     headers = {} if coding is None else {"Content-Encoding": coding}
-    assert wire.parse_rows(event("echo", "POST", pack(BODY), headers=headers)).arguments == ROWS
+    assert wire.parse_rows(api_event("echo", "POST", pack(BODY), headers=headers)).arguments == ROWS
 
 
 @pytest.mark.parametrize("name", ["Content-Encoding", "CONTENT-ENCODING"])
 def test_deflate_may_come_without_its_own_header(name: str) -> None:
-    sent = event("echo", "POST", raw_deflate(BODY), headers={name: "deflate"})
+    sent = api_event("echo", "POST", raw_deflate(BODY), headers={name: "deflate"})
     assert wire.parse_rows(sent).arguments == ROWS
 
 
@@ -115,24 +116,26 @@ def test_deflate_may_come_without_its_own_header(name: str) -> None:
     ],
 )
 def test_whitespace_and_other_members_do_not_matter(body: bytes) -> None:
-    assert wire.parse_rows(event("echo", "POST", body)).arguments == [["a"]]
-    assert wire.parse_rows(event("echo", "POST", raw_deflate(body), headers={"content-encoding": "deflate"}))
+    assert wire.parse_rows(api_event("echo", "POST", body)).arguments == [["a"]]
+    assert wire.parse_rows(
+        api_event("echo", "POST", raw_deflate(body), headers={"content-encoding": "deflate"})
+    )
 
 
 def test_the_same_rows_are_the_same_text_however_they_are_written() -> None:
-    one = wire.parse_rows(event("echo", "POST", b'{"data":[[0,"\\u00e9", {"b":1,"a":2}]]}'))
+    one = wire.parse_rows(api_event("echo", "POST", b'{"data":[[0,"\\u00e9", {"b":1,"a":2}]]}'))
     two = wire.parse_rows(
-        event("echo", "POST", gzip.compress('{ "data": [[0, "é", {"b": 1, "a": 2}]]}'.encode()))
+        api_event("echo", "POST", gzip.compress('{ "data": [[0, "é", {"b": 1, "a": 2}]]}'.encode()))
     )
     assert one == two
     assert one.digest == hashlib.sha256(one.text.encode()).hexdigest()
-    other = wire.parse_rows(event("echo", "POST", b'{"data":[[0,"e", {"b":1,"a":2}]]}'))
+    other = wire.parse_rows(api_event("echo", "POST", b'{"data":[[0,"e", {"b":1,"a":2}]]}'))
     assert other.digest != one.digest
 
 
 def test_no_rows_and_rows_without_arguments_are_rows() -> None:
-    assert wire.parse_rows(event("echo", "POST", b'{"data":[]}')).arguments == []
-    assert wire.parse_rows(event("echo", "POST", b'{"data":[[0],[1]]}')).arguments == [[], []]
+    assert wire.parse_rows(api_event("echo", "POST", b'{"data":[]}')).arguments == []
+    assert wire.parse_rows(api_event("echo", "POST", b'{"data":[[0],[1]]}')).arguments == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -186,9 +189,9 @@ def test_what_is_wrong_is_said_with_its_place(body: bytes, what: str) -> None:
 def test_a_body_that_is_not_what_its_event_says_is_refused() -> None:
     for text in ("!", "é", "QQ"):
         with pytest.raises(errors.BadRequest, match="did not arrive whole"):
-            wire.parse_rows(event("echo", "POST") | {"body": text, "isBase64Encoded": True})
+            wire.parse_rows(api_event("echo", "POST") | {"body": text, "isBase64Encoded": True})
     with pytest.raises(errors.BadRequest, match="did not arrive whole"):
-        wire.parse_rows(event("echo", "POST") | {"body": '{"data":[[0,"\ud800"]]}'})
+        wire.parse_rows(api_event("echo", "POST") | {"body": '{"data":[[0,"\ud800"]]}'})
 
 
 def test_the_wrong_coding_is_no_crash() -> None:
@@ -197,14 +200,14 @@ def test_the_wrong_coding_is_no_crash() -> None:
 
 def test_a_request_larger_than_the_path_names_the_remedy() -> None:
     with pytest.raises(errors.RequestTooLarge, match="MAX_BATCH_ROWS"):
-        wire.parse_rows(post("echo", [["a" * wire.MAX_BODY_CHARS]], as_text=True))
+        wire.parse_rows(post_event("echo", [["a" * wire.MAX_BODY_CHARS]], as_text=True))
 
 
 def test_a_zip_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "MAX_UNPACKED_BYTES", 1_000_000)
     bomb = gzip.compress(b'{"data":[[0,"' + b" " * 2_000_000 + b'"]]}')
     with pytest.raises(errors.RequestTooLarge, match="unpacks to more than 1,000,000 bytes"):
-        wire.parse_rows(event("echo", "POST", bomb))
+        wire.parse_rows(api_event("echo", "POST", bomb))
 
 
 # Numbers
@@ -230,7 +233,7 @@ def test_a_zip_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_numbers_keep_their_digits(literal: str) -> None:
-    rows = wire.parse_rows(event("echo", "POST", b'{"data":[[0,%s]]}' % literal.encode()))
+    rows = wire.parse_rows(api_event("echo", "POST", b'{"data":[[0,%s]]}' % literal.encode()))
     assert rows.text == f"[[{literal}]]"
 
 
@@ -293,7 +296,7 @@ def result(*values: str, first_row: int = 0) -> bytes:
 
 
 def request(**headers: str) -> wire.Request:
-    plain = event("echo")
+    plain = api_event("echo")
     plain["headers"] = {k: v for k, v in plain["headers"].items() if k not in ("Accept", "Accept-Encoding")}
     plain["headers"] |= {name.replace("_", "-"): value for name, value in headers.items()}
     return wire.parse_request(plain)
@@ -431,7 +434,7 @@ def test_any_rows_come_back_unchanged_and_in_order(
 ) -> None:
     data = {"data": [[number, *row] for number, row in enumerate(rows)]}
     sent = simplejson.dumps(data, use_decimal=True, ensure_ascii=escaped, indent=indent).encode()
-    parsed = wire.parse_rows(event("echo", "POST", pack(sent)))
+    parsed = wire.parse_rows(api_event("echo", "POST", pack(sent)))
     # As it stands in the execution's input, and again out of it.
     again = parse_json(json.loads(json.dumps({"rows": parsed.text}))["rows"])
     half = len(again) // 2
@@ -440,7 +443,7 @@ def test_any_rows_come_back_unchanged_and_in_order(
         wire.render_rows(run_rows(signature, echo, part, first), first)
         for part, first in ((again[:half], 0), (again[half:], half))
     ]
-    answer = wire.answer_result(wire.render_result(chunks), wire.parse_request(event("echo")))
+    answer = wire.answer_result(wire.render_result(chunks), wire.parse_request(api_event("echo")))
     received = json.loads(gzip.decompress(base64.b64decode(answer["body"])), parse_float=Decimal)
     assert digits(received) == digits({"data": [[number, row] for number, row in enumerate(rows)]})
 
@@ -461,13 +464,13 @@ def read_or_refuse(sent: dict[str, Any]) -> None:
 @given(st.binary(), st.sampled_from(["", "gzip", "deflate", "identity"]))
 def test_any_bytes_are_rows_or_a_refusal(body: bytes, coding: str) -> None:
     for sent in (body, gzip.compress(body), zlib.compress(body), b'{"data":[[0,' + body + b"]]}"):
-        read_or_refuse(event("echo", "POST", sent, headers={"Content-Encoding": coding}))
+        read_or_refuse(api_event("echo", "POST", sent, headers={"Content-Encoding": coding}))
 
 
 @given(st.text(alphabet='{}[]",:0123456789.eE+-tfn \\ud8data', max_size=60))
 def test_anything_that_looks_like_json_is_rows_or_a_refusal(text: str) -> None:
     for sent in (text, '{"data":[[0,' + text + "]]}", '{"data":[' + text + "]}"):
-        read_or_refuse(event("echo", "POST", sent.encode(), as_text=True))
+        read_or_refuse(api_event("echo", "POST", sent.encode(), as_text=True))
 
 
 @given(values)

@@ -58,14 +58,14 @@ class StepFunctions:
         return {"events": [{"type": "ExecutionStarted"}]}
 
 
+STACK = Stack("http://x", None, "us-east-1", "stepflake", {"BatchStateMachineArn": f"{MACHINES}-batch"}, {})
+
+
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> StepFunctions:
     fake = StepFunctions()
-    stack = Stack(
-        "http://x", None, "us-east-1", "stepflake", {"BatchStateMachineArn": f"{MACHINES}-batch"}, {}
-    )
     monkeypatch.setattr(Stack, "client", lambda _self, _name: fake)
-    monkeypatch.setattr(command, "find_stack", lambda **_: stack)
+    monkeypatch.setattr(command, "find_stack", lambda **_: STACK)
     monkeypatch.setattr(runs, "FOLLOW_SECONDS", 0)
     return fake
 
@@ -83,9 +83,8 @@ def execution(workflow: str, name: str) -> str:
 
 
 def test_each_workflow_has_its_machine(service: StepFunctions) -> None:
-    stack = command.find_stack()
     for workflow in read_workflows():
-        assert runs.machine_arn(stack, workflow) == f"{MACHINES}-{workflow}"
+        assert runs.machine_arn(STACK, workflow) == f"{MACHINES}-{workflow}"
 
 
 def test_a_started_run_is_followed_to_its_output(service: StepFunctions) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from core.catalog import Workflow
 from core.exact_json import dump_json, parse_json
-from core.inputs import check_document
+from core.inputs import InputError, validate
 
 SCHEMA = {
     "type": "object",
@@ -44,21 +44,21 @@ ANYTHING = Workflow("any", "", {}, "run_id")
     ],
 )
 def test_a_bad_value_is_told_with_its_path(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=r"^at \$") as raised:
-        check_document(WORKFLOW, parse_json(text))
+    with pytest.raises(InputError, match=r"^at \$") as raised:
+        validate(WORKFLOW, parse_json(text))
     assert str(raised.value) == message
 
 
 @pytest.mark.parametrize("document", [{"size": 1, "name": "é" * 100_000}, {"size": 1, "x" * 100_000: 1}])
 def test_a_message_stays_short(document: Any) -> None:
-    with pytest.raises(ValueError, match=r"^at \$") as raised:
-        check_document(WORKFLOW, document)
+    with pytest.raises(InputError, match=r"^at \$") as raised:
+        validate(WORKFLOW, document)
     assert len(str(raised.value)) < 600
 
 
 def test_what_is_too_long_is_still_said_of_a_long_value() -> None:
-    with pytest.raises(ValueError, match="… is too long"):
-        check_document(WORKFLOW, {"size": 1, "name": "a" * 101})
+    with pytest.raises(InputError, match="… is too long"):
+        validate(WORKFLOW, {"size": 1, "name": "a" * 101})
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_is_too_long_is_still_said_of_a_long_value() -> None:
     ],
 )
 def test_numbers_are_those_that_a_state_machine_reads(text: str, read: str) -> None:
-    assert dump_json(check_document(ANYTHING, parse_json(f'{{"a": [{text}]}}'))) == f'{{"a":[{read}]}}'
+    assert dump_json(validate(ANYTHING, parse_json(f'{{"a": [{text}]}}'))) == f'{{"a":[{read}]}}'
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_numbers_are_those_that_a_state_machine_reads(text: str, read: str) -> N
 )
 def test_a_number_that_would_change_is_refused(text: str) -> None:
     number = parse_json(text)
-    with pytest.raises(ValueError, match=r"^at \$\.a\[1\]\.b: .* has more digits than a state machine keeps"):
-        check_document(ANYTHING, {"a": [1, {"b": number}]})
+    with pytest.raises(InputError, match=r"^at \$\.a\[1\]\.b: .* has more digits than a state machine keeps"):
+        validate(ANYTHING, {"a": [1, {"b": number}]})
 
 
 numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
@@ -99,11 +99,11 @@ numbers = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infini
     )
 )
 def test_a_document_of_doubles_keeps_its_values(document: Any) -> None:
-    assert check_document(ANYTHING, document) == document
-    assert check_document(ANYTHING, parse_json(json.dumps(document))) == document
+    assert validate(ANYTHING, document) == document
+    assert validate(ANYTHING, parse_json(json.dumps(document))) == document
 
 
 def test_the_document_that_was_given_stays_as_it_was() -> None:
     document = {"a": [Decimal("1.0")]}
-    check_document(ANYTHING, document)
+    validate(ANYTHING, document)
     assert dump_json(document) == '{"a":[1.0]}'

@@ -14,6 +14,7 @@ from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
 from core.exact_json import dump_json
 from fan_out import split, tasks
+from fan_out.tasks import GroupedTaskPlan, TaskGroup
 
 ROOT = Path(__file__).parents[3]
 DEFINITION = json.loads((ROOT / "statemachines/fan_out.asl.json").read_text(encoding="utf-8"))
@@ -72,10 +73,10 @@ def groups_bytes(count: int) -> int:
     """The plan as it passes from `Split` to `Run groups`, with names as long as they may be."""
     run_id, round_, service = "r" * 80, "e" * 80 + "/10", "s" * 32
     planned = [
-        split.Group(run_id=run_id, round=round_, service=service, tasks=list(numbers))
+        TaskGroup(run_id=run_id, round=round_, service=service, tasks=list(numbers))
         for _, numbers in tasks.groups_of(count)
     ]
-    plan = split.Plan(run_id=run_id, round=round_, tasks=count, on_task_error="entry", groups=planned)
+    plan = GroupedTaskPlan(run_id=run_id, round=round_, tasks=count, on_task_error="entry", groups=planned)
     return len(dump_json(plan).encode())
 
 

@@ -1,65 +1,36 @@
-"""sentiment: VADER as it is, and Amazon Comprehend's batch call against botocore's Stubber."""
+"""sentiment: VADER as it is, and what is asked of Amazon Comprehend."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
-from botocore.stub import Stubber
 
+from core.catalog import read_catalog
 from core.errors import TransientError
-from functions import sentiment as module
+from core.remote import run_rows
 from functions.sentiment import sentiment
+from tests.unit.fake_aws import FakeAws
+from tests.unit.fake_aws.comprehend import FakeComprehend
 
 KEYS = {"Positive", "Negative", "Neutral", "Mixed"}
 
-
-@pytest.fixture
-def vader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SENTIMENT_ENGINE", "vader")
+pytestmark = pytest.mark.usefixtures("aws")
 
 
 @pytest.fixture
-def comprehend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
-    """Amazon Comprehend, which answers what the test adds and checks what it is asked."""
-    client = boto3.client(
-        "comprehend", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
-    )
+def comprehend(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> FakeComprehend:
+    """Amazon Comprehend as the engine, for texts in German."""
     monkeypatch.setenv("SENTIMENT_ENGINE", "comprehend")
     monkeypatch.setenv("SENTIMENT_LANGUAGE", "de")
-    monkeypatch.setattr(module, "_comprehend", lambda: client)
-    monkeypatch.setattr(module, "CALLS_AT_ONCE", 1)  # a Stubber answers in one order
-    with Stubber(client) as stubber:
-        yield stubber
-        stubber.assert_no_pending_responses()
-    client.close()
+    return aws.comprehend
 
 
-def answer(
-    stubber: Stubber, texts: list[str], scores: dict[int, float], errors: dict[int, str] | None = None
-) -> None:
-    """Comprehend answers these texts: by index a score, or an error's code."""
-    stubber.add_response(
-        "batch_detect_sentiment",
-        {
-            "ResultList": [
-                {
-                    "Index": index,
-                    "Sentiment": "POSITIVE",
-                    "SentimentScore": {"Positive": score, "Negative": 0.0, "Neutral": 0.0, "Mixed": 0.0},
-                }
-                for index, score in scores.items()
-            ],
-            "ErrorList": [
-                {"Index": index, "ErrorCode": code, "ErrorMessage": "why"}
-                for index, code in (errors or {}).items()
-            ],
-        },
-        {"LanguageCode": "de", "TextList": texts},
-    )
+def asked(aws: FakeAws) -> list[list[str]]:
+    """The texts of each call of Comprehend; calls are made in parallel, so in the order of their texts."""
+    assert all(call.parameters["LanguageCode"] == "de" for call in aws.faults.calls)
+    assert set(aws.faults.operations()) <= {"batch_detect_sentiment"}
+    return sorted(call.parameters["TextList"] for call in aws.faults.calls)
 
 
-@pytest.mark.usefixtures("vader")
 def test_vader_knows_what_is_good_and_what_is_bad() -> None:
     good, bad, both, flat = sentiment(
         ["I am happy, this is great!", "This is terrible and sad.", "I love it and I hate it.", "A table."]
@@ -74,7 +45,6 @@ def test_vader_knows_what_is_good_and_what_is_bad() -> None:
         assert all(0 <= score <= 1 for score in scores.values())
 
 
-@pytest.mark.usefixtures("vader")
 def test_null_and_blank_texts_are_null() -> None:
     assert sentiment([None, "", "  \n", None]) == [None] * 4
     first, second, third = sentiment([None, "good", ""])
@@ -82,36 +52,42 @@ def test_null_and_blank_texts_are_null() -> None:
     assert second["Positive"] > 0
 
 
-def test_comprehend_is_asked_for_the_texts_alone(comprehend: Stubber) -> None:
-    answer(comprehend, ["gut", "schlecht"], {1: 0.1, 0: 0.9})
+def test_comprehend_is_asked_for_the_texts_alone(aws: FakeAws, comprehend: FakeComprehend) -> None:
+    comprehend.positive = {"gut": 0.9, "schlecht": 0.1}
     first, blank, none, last = sentiment(["gut", " ", None, "schlecht"])
     assert (first["Positive"], last["Positive"]) == (0.9, 0.1)
     assert (blank, none) == (None, None)
+    assert asked(aws) == [["gut", "schlecht"]]
 
 
-def test_comprehend_gets_25_texts_a_call_and_their_order_stays(comprehend: Stubber) -> None:
-    texts = [str(n) for n in range(60)]
-    for start in range(0, 60, 25):
-        part = texts[start : start + 25]
-        answer(comprehend, part, {index: int(text) / 100 for index, text in enumerate(part)})
+def test_comprehend_gets_25_texts_a_call_and_their_order_stays(
+    aws: FakeAws, comprehend: FakeComprehend
+) -> None:
+    texts = [f"{n:02}" for n in range(60)]
+    comprehend.positive = {text: int(text) / 100 for text in texts}
     assert [scores["Positive"] for scores in sentiment(list(texts))] == [n / 100 for n in range(60)]
+    assert asked(aws) == [texts[:25], texts[25:50], texts[50:]]
 
 
-def test_no_texts_are_no_call(comprehend: Stubber) -> None:
+def test_no_texts_are_no_call(aws: FakeAws, comprehend: FakeComprehend) -> None:
     assert sentiment([None, ""]) == [None, None]
+    assert asked(aws) == []
 
 
 @pytest.mark.parametrize("text", ["a" * 6000, "é" * 3000, "a" + "😀" * 1500])
-def test_a_long_text_is_shortened_to_what_comprehend_takes(comprehend: Stubber, text: str) -> None:
-    short = module._shorten(text)
-    assert text.startswith(short)
+def test_a_long_text_is_shortened_to_what_comprehend_takes(
+    aws: FakeAws, comprehend: FakeComprehend, text: str
+) -> None:
+    short = text.encode()[:5000].decode(errors="ignore")
     assert 4996 < len(short.encode()) <= 5000
-    answer(comprehend, [short], {0: 0.5})
+    comprehend.positive = {short: 0.5}
     assert sentiment([text])[0]["Positive"] == 0.5
+    assert asked(aws) == [[short]]
 
 
-def test_an_error_of_one_text_is_that_rows_error(comprehend: Stubber) -> None:
-    answer(comprehend, ["a", "b", "c"], {0: 0.5}, {1: "TEXT_SIZE_LIMIT_EXCEEDED", 2: "INTERNAL_SERVER_ERROR"})
+def test_an_error_of_one_text_is_that_rows_error(comprehend: FakeComprehend) -> None:
+    comprehend.positive = {"a": 0.5}
+    comprehend.errors = {"b": "TEXT_SIZE_LIMIT_EXCEEDED", "c": "INTERNAL_SERVER_ERROR"}
     good, bad, busy = sentiment(["a", "b", "c"])
     assert good["Positive"] == 0.5
     assert type(bad) is ValueError
@@ -119,16 +95,13 @@ def test_an_error_of_one_text_is_that_rows_error(comprehend: Stubber) -> None:
     assert type(busy) is TransientError
 
 
-def test_a_text_left_out_is_asked_again(comprehend: Stubber) -> None:
-    answer(comprehend, ["a", "b"], {0: 0.5})
+def test_a_text_left_out_is_retried(comprehend: FakeComprehend) -> None:
+    comprehend.positive = {"a": 0.5}
     found: list[Any] = sentiment(["a", "b"])
     assert type(found[1]) is TransientError
 
 
-def test_a_throttle_is_what_the_machine_tries_again(comprehend: Stubber) -> None:
-    from core.catalog import read_catalog
-    from core.remote import run_rows
-
-    comprehend.add_client_error("batch_detect_sentiment", "ThrottlingException")
+def test_a_throttle_is_retried_by_the_machine(aws: FakeAws, comprehend: FakeComprehend) -> None:
+    aws.faults.fail("batch_detect_sentiment", "ThrottlingException")
     with pytest.raises(TransientError):
         run_rows(read_catalog()["sentiment"], sentiment, [["a"]], 0)

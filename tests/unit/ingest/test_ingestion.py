@@ -1,16 +1,18 @@
-"""What happens to an object: limits, chunks and the time that is left; the rest is tested on the stack."""
+"""What happens to an object: limits, chunks, the time that is left, and workers that die."""
 
+import importlib
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.catalog import Parameter, Signature
-from ingest import ingestion
+from ingest import ingestion, lock, unlock, work
 from ingest.file_rows import RowError
 from ingest.ingestion import (
-    Table,
+    RowSource,
     check_rows,
     checkpoints_id,
     find_signature,
@@ -18,113 +20,174 @@ from ingest.ingestion import (
     ingest,
     output_key,
 )
-from ingest.landed_objects import Content, Object, ObjectError
+from ingest.landed_objects import Content, LandedObject, ObjectError, find_object
 from ingest.locks import LEASE_SECONDS
-from tests.unit.fake_aws import FakeAws
+from tests.unit.conftest import Deploy
+from tests.unit.fake_aws import CONTEXT, FakeAws, FakeContext
 
 MACHINE = Path(__file__).parents[3] / "statemachines" / "ingest.asl.json"
+KEY = "ingest/twice/a.csv"
 TWICE = Signature("twice", (Parameter("n", "int"),), variadic=False, returns="int", chunk_rows=2)
+SOURCE = """
+    CALLS = []
+
+    @remote_function(chunk_rows=2)
+    def twice(n: int) -> int:
+        CALLS.append(n)
+        return 2 * n
+"""
 
 
-def landed(key: str, size: int = 10, content_type: str = "text/csv") -> Object:
-    content = {"bucket": "bucket", "key": key, "etag": "e1", "version_id": None}
-    return Object(content=content, content_type=content_type, bytes=size)
+def landed(aws: FakeAws) -> LandedObject:
+    """The object of KEY as the machine carries it."""
+    found = find_object(KEY, None, None)
+    assert found
+    return found
 
 
 @pytest.fixture
-def calls(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The rows that the function `twice` was called for. Checkpoints are kept in memory."""
-    made: list[int] = []
-    kept: dict[tuple[str, str], Any] = {}
-
-    def twice(n: int) -> int:
-        made.append(n)
-        return 2 * n
-
-    monkeypatch.setattr(ingestion, "s3", lambda: aws.s3)
-    monkeypatch.setattr(ingestion, "read_catalog", lambda: {"twice": TWICE})
-    monkeypatch.setattr(ingestion, "load_function", lambda _name: twice)
-    monkeypatch.setattr(
-        ingestion, "load_checkpoint", lambda run, step: ((run, step) in kept, kept.get((run, step)))
-    )
-    monkeypatch.setattr(
-        ingestion, "save_checkpoint", lambda run, step, value: kept.setdefault((run, step), value)
-    )
-    monkeypatch.setattr(ingestion, "time", aws.time)
-    monkeypatch.setattr(ingestion, "read_content", lambda _content: b"n\n1\n2\n3\n4\n5\n")
+def calls(aws: FakeAws, deploy: Deploy) -> list[int]:
+    """The rows that the function `twice` was called for. Five rows for it have landed."""
+    deploy(twice=SOURCE)
+    aws.s3.put(KEY, b"n\n1\n2\n3\n4\n5\n", content_type="text/csv")
+    made: list[int] = importlib.import_module("functions.twice").CALLS
     return made
 
 
+def outputs(aws: FakeAws) -> list[bytes]:
+    """All that was written for the object."""
+    return list(aws.s3.under("ingested/twice/a.csv/").values())
+
+
 def test_a_call_stops_between_chunks_when_its_time_is_nearly_over(aws: FakeAws, calls: list[int]) -> None:
-    found = landed("ingest/twice/a.csv")
+    found = landed(aws)
 
     results = [ingest(found, lambda: 0.0) for _ in range(3)]
 
-    # Each call gets one chunk further, even without any time: what never fits ends by the Lambda's timeout.
+    # Each call finishes one more chunk, even without any time: what never fits ends by the Lambda's timeout.
     assert [result and result["rows"] for result in results] == [None, None, 5]
     assert calls == [1, 2, 3, 4, 5]
-    body, metadata = aws.s3.objects["ingested/twice/a.csv/e1.jsonl"]
-    assert body.splitlines()[4] == b'{"row":{"n":"5"},"result":10}'
-    assert metadata == {"rows": "5"}
+    stored = aws.s3.objects[f"ingested/twice/a.csv/{found['content']['etag']}.jsonl"]
+    assert stored.body.splitlines()[4] == b'{"row":{"n":"5"},"result":10}'
+    assert stored.metadata == {"rows": "5"}
 
 
-def test_with_time_all_chunks_are_one_call(calls: list[int]) -> None:
-    result = ingest(landed("ingest/twice/a.csv"), lambda: 280.0)
+def test_with_time_all_chunks_are_one_call(aws: FakeAws, calls: list[int]) -> None:
+    result = ingest(landed(aws), lambda: 280.0)
 
     assert result
     assert (result["outcome"], result["rows"], calls) == ("processed", 5, [1, 2, 3, 4, 5])
 
 
-def test_an_output_that_is_there_is_not_made_again(calls: list[int]) -> None:
-    first = ingest(landed("ingest/twice/a.csv"), lambda: 280.0)
+def test_an_output_that_exists_is_not_made_again(aws: FakeAws, calls: list[int]) -> None:
+    first = ingest(landed(aws), lambda: 280.0)
 
-    again = ingest(landed("ingest/twice/a.csv"), lambda: 280.0)
+    again = ingest(landed(aws), lambda: 280.0)
 
     assert again == first
     assert calls == [1, 2, 3, 4, 5]
 
 
-def test_a_late_worker_does_not_change_the_output(
-    aws: FakeAws, calls: list[int], monkeypatch: pytest.MonkeyPatch
+def test_a_late_worker_does_not_change_the_output(aws: FakeAws, calls: list[int]) -> None:
+    found = landed(aws)
+    output = f"ingested/twice/a.csv/{found['content']['etag']}.jsonl"
+    aws.faults.meanwhile("get_object", lambda: aws.s3.put(output, b"first", metadata={"rows": "1"}))
+
+    ingest(found, lambda: 280.0)
+
+    assert outputs(aws) == [b"first"]
+    assert calls == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "end", [lambda s3: s3.objects.pop(KEY), lambda s3: s3.put(KEY, b"n\n7\n")], ids=["deleted", "replaced"]
+)
+def test_an_object_that_is_gone_is_recorded_as_such(
+    aws: FakeAws, calls: list[int], end: Callable[[Any], Any]
 ) -> None:
-    def written_meanwhile(_content: Content) -> bytes:
-        aws.s3.objects["ingested/twice/a.csv/e1.jsonl"] = (b"first", {"rows": "1"})
-        return b"n\n1\n"
+    found = landed(aws)
+    aws.faults.meanwhile("get_object", lambda: end(aws.s3))
 
-    monkeypatch.setattr(ingestion, "read_content", written_meanwhile)
-
-    ingest(landed("ingest/twice/a.csv"), lambda: 280.0)
-
-    assert aws.s3.objects["ingested/twice/a.csv/e1.jsonl"][0] == b"first"
-    assert calls == [1]
-
-
-def test_what_is_gone_is_said_to_be(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingestion, "read_content", lambda _content: None)
-
-    result = ingest(landed("ingest/twice/a.csv"), lambda: 280.0)
+    result = ingest(found, lambda: 280.0)
 
     assert result
-    assert (result["outcome"], calls) == ("gone", [])
+    assert (result["outcome"], calls, outputs(aws)) == ("gone", [], [])
 
 
-def test_too_large_an_object_is_refused_before_it_is_read(calls: list[int]) -> None:
+def test_too_large_an_object_is_refused_before_it_is_read(aws: FakeAws, calls: list[int]) -> None:
+    large = landed(aws) | {"bytes": 32 * 1024 * 1024 + 1}
     with pytest.raises(
         ObjectError, match=r"has 33,554,433 bytes and at most 33,554,432 are ingested; split it"
     ):
-        ingest(landed("ingest/twice/a.csv", 32 * 1024 * 1024 + 1), lambda: 280.0)
+        ingest(large, lambda: 280.0)
 
     assert calls == []
+    assert "get_object" not in aws.faults.operations()
 
 
 @pytest.mark.usefixtures("calls")
-def test_too_many_chunks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_chunks_are_refused(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingestion, "MAX_CHUNKS", 2)
 
     with pytest.raises(
         ObjectError, match=r"has 5 rows, and twice takes at most 4 of one object \(2 chunks\)"
     ):
-        ingest(landed("ingest/twice/a.csv"), lambda: 280.0)
+        ingest(landed(aws), lambda: 280.0)
+
+
+# --- the Lambdas, as the machine calls them ---
+
+
+def run(execution: str, seconds_left: float = 0) -> Mapping[str, Any]:
+    """A run for the object, with the run id of the first one; its output. Each call finishes one chunk."""
+    locked = lock.handler({"input": {"key": KEY}, "owner": execution, "run_id": "first"}, CONTEXT)
+    if locked["outcome"] != "locked":
+        return locked
+    event: Any = {"object": locked["object"], "owner": execution, "run_id": "first"}
+    while not (progress := work.handler(event, FakeContext(seconds_left)))["finished"]:
+        pass
+    result: Any = progress["result"]
+    event["result"] = result
+    output = unlock.handler(event, CONTEXT)
+    assert output
+    return output
+
+
+@pytest.mark.parametrize("again", ["first", "first-r1"], ids=["retried", "resumed"])
+def test_wherever_a_worker_dies_the_object_is_ingested_once(aws: FakeAws, deploy: Deploy, again: str) -> None:
+    deaths = 0
+    for death in aws.faults.each_death():
+        aws.dynamodb.items.clear()
+        aws.s3.objects.clear()
+        aws.s3.put(KEY, b"n\n1\n2\n3\n4\n5\n", content_type="text/csv")
+        deploy(twice=SOURCE)
+        with death:
+            run("first")
+        deaths += death.happened
+        done = len(aws.s3.under("ingested/"))
+
+        output = run(again)
+
+        # What died after it had completed the lock left nothing to do.
+        assert output["outcome"] in ({"processed", "skipped"} if done else {"processed"})
+        assert (output["rows"], output["function"]) == (5, "twice")
+        assert [body.count(b"\n") for body in outputs(aws)] == [5]
+        assert run("other")["outcome"] == "skipped"
+        # A chunk whose checkpoint was written is not run again.
+        assert len(importlib.import_module("functions.twice").CALLS) in (5, 6, 7)
+    assert deaths > 30
+
+
+def test_a_lock_that_another_run_holds_is_named(aws: FakeAws, calls: list[int]) -> None:
+    lock.handler({"input": {"key": KEY}, "owner": "first", "run_id": "first"}, CONTEXT)
+
+    output = lock.handler({"input": {"key": KEY}, "owner": "other", "run_id": "other"}, CONTEXT)
+
+    assert output["outcome"] == "held"
+    assert "run first is at work on this content" in output["message"]
+
+
+# --- parts ---
 
 
 @pytest.mark.parametrize(
@@ -152,9 +215,11 @@ def test_a_key_whose_output_s_key_would_be_too_long_is_refused() -> None:
         output_key(Content("b", key, "0" * 32))
 
 
-def test_functions_that_columns_cannot_be_matched_with_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    echo = Signature("echo", (Parameter("arguments", "Any"),), variadic=True, returns="list")
-    monkeypatch.setattr(ingestion, "read_catalog", lambda: {"echo": echo, "twice": TWICE})
+def test_functions_that_columns_cannot_be_matched_with_are_refused(deploy: Deploy) -> None:
+    deploy(
+        echo="@remote_function()\ndef echo(*arguments: Any) -> list[Any]: ...\n",
+        twice="@remote_function()\ndef twice(n: int) -> int: ...\n",
+    )
 
     with pytest.raises(
         ObjectError, match=r"echo\(arguments VARIANT \.\.\.\) -> ARRAY takes any number of arguments"
@@ -167,11 +232,11 @@ def test_functions_that_columns_cannot_be_matched_with_are_refused(monkeypatch: 
 
 
 def test_all_rows_are_checked_before_any_is_run() -> None:
-    assert check_rows(Table('{"n": 1}\n{"m": 2}', "json", TWICE)) == 2
+    assert check_rows(RowSource('{"n": 1}\n{"m": 2}', "json", TWICE)) == 2
     with pytest.raises(RowError, match=r"no row has the column 'n', which twice.* takes; there are: m, o"):
-        check_rows(Table('{"m": 1}\n{"o": 2}', "json", TWICE))
+        check_rows(RowSource('{"m": 1}\n{"o": 2}', "json", TWICE))
     with pytest.raises(RowError, match="line 3: the column 'n' is not a number"):
-        check_rows(Table("n\n1\nx\n", "csv", TWICE))
+        check_rows(RowSource("n\n1\nx\n", "csv", TWICE))
 
 
 def test_checkpoints_belong_to_one_content() -> None:

@@ -1,38 +1,18 @@
 """The message that says how a run of the pipeline failed."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from core import executions
-from core.settings import settings
 from pipeline import notify
+from tests.unit.fake_aws import CONTEXT, FakeAws
+from tests.unit.fake_aws.step_functions import execution_arn
 
-TOPIC = "arn:aws:sns:us-east-1:123456789012:stack-pipeline"
-EXECUTION = "arn:aws:states:us-east-1:123456789012:execution:stack-pipeline:run-1"
+EXECUTION = execution_arn("pipeline", "run-1")
 CAUSE = json.dumps(
     {"errorMessage": "sentiment: KeyError: 'x'", "errorType": "ServiceError", "stackTrace": ["..."]}
 )
-
-
-class Sns:
-    def __init__(self) -> None:
-        self.published: list[dict[str, Any]] = []
-
-    def publish(self, **request: Any) -> None:
-        self.published.append(request)
-
-
-@pytest.fixture
-def sns(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sns]:
-    fake = Sns()
-    monkeypatch.setenv("PIPELINE_TOPIC", TOPIC)
-    monkeypatch.setattr(notify, "sns", lambda: fake)
-    settings.cache_clear()
-    yield fake
-    settings.cache_clear()
 
 
 def event(**detail: Any) -> dict[str, Any]:
@@ -47,13 +27,12 @@ def event(**detail: Any) -> dict[str, Any]:
     return {"detail-type": "Step Functions Execution Status Change", "detail": {**failed, **detail}}
 
 
-def test_a_failure_is_told_with_its_request_and_cause(sns: Sns) -> None:
-    notify.handler(event(), None)
+def test_a_failure_is_told_with_its_request_and_cause(aws: FakeAws) -> None:
+    notify.handler(event(), CONTEXT)
 
-    (published,) = sns.published
-    assert published["TopicArn"] == TOPIC
-    assert published["MessageAttributes"] == {"status": {"DataType": "String", "StringValue": "FAILED"}}
-    assert json.loads(published["Message"]) == {
+    (published,) = aws.sns.published
+    assert published.attributes == {"status": {"DataType": "String", "StringValue": "FAILED"}}
+    assert json.loads(published.text) == {
         "status": "FAILED",
         "request_id": "r-1",
         "execution": EXECUTION,
@@ -63,24 +42,23 @@ def test_a_failure_is_told_with_its_request_and_cause(sns: Sns) -> None:
 
 
 @pytest.mark.parametrize("status", ["TIMED_OUT", "ABORTED"])
-def test_what_no_state_can_tell_is_told_as_well(sns: Sns, status: str) -> None:
-    notify.handler(event(status=status, error=None, cause=None), None)
+def test_what_no_state_can_tell_is_told_as_well(aws: FakeAws, status: str) -> None:
+    notify.handler(event(status=status, error=None, cause=None), CONTEXT)
 
-    message = json.loads(sns.published[0]["Message"])
+    message = json.loads(aws.sns.published[0].text)
     assert (message["status"], message["error"], message["cause"]) == (status, status, "")
 
 
 @pytest.mark.parametrize("given", ['{"document":{"text":"x"}}', '"r-1"', "[]", '{"request_id":7}'])
-def test_a_request_without_an_id_has_its_executions_name(sns: Sns, given: str) -> None:
-    notify.handler(event(input=given), None)
+def test_a_request_without_an_id_has_its_executions_name(aws: FakeAws, given: str) -> None:
+    notify.handler(event(input=given), CONTEXT)
 
-    assert json.loads(sns.published[0]["Message"])["request_id"] == "run-1"
+    assert json.loads(aws.sns.published[0].text)["request_id"] == "run-1"
 
 
-def test_an_input_too_large_for_the_event_is_asked_for(sns: Sns, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = executions.Execution(EXECUTION, "FAILED", {"request_id": "r-1"}, None, "", "")
-    monkeypatch.setattr(notify, "describe_execution", {EXECUTION: found}.get)
+def test_an_input_too_large_for_the_event_is_asked_for(aws: FakeAws) -> None:
+    aws.step_functions.add("pipeline", "run-1", "FAILED", {"request_id": "r-1"})
 
-    notify.handler(event(input=None), None)
+    notify.handler(event(input=None), CONTEXT)
 
-    assert json.loads(sns.published[0]["Message"])["request_id"] == "r-1"
+    assert json.loads(aws.sns.published[0].text)["request_id"] == "r-1"

@@ -2,69 +2,31 @@
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from core import checkpoints
 from core.errors import TransientError
 from core.services import ServiceError, UnknownService, load_service, run_service, service_names
-from core.settings import settings
-from pipeline import preprocess, requests, service
+from pipeline import preprocess, service
 from pipeline.requests import MAX_OUTPUT_BYTES, RequestError
-from tests.unit.fake_aws import FakeS3, client_error
+from tests.unit.fake_aws import CONTEXT, FakeAws
+
+pytestmark = pytest.mark.usefixtures("aws")
 
 SERVICES = ["language", "sentiment", "keywords"]
 TEXT = "The battery life is excellent, and the delivery was quick."
 REVIEW = {"text": TEXT, "stars": 5}
 
 
-class Table:
-    """The records of checkpoints."""
-
-    def __init__(self) -> None:
-        self.items: dict[tuple[str, str], dict[str, Any]] = {}
-
-    def get_item(self, *, Key: dict[str, str], ConsistentRead: bool) -> dict[str, Any]:
-        assert ConsistentRead
-        item = self.items.get((Key["pk"], Key["sk"]))
-        return {"Item": item} if item else {}
-
-    def put_item(self, *, Item: dict[str, Any], ConditionExpression: str) -> None:
-        if (Item["pk"], Item["sk"]) in self.items:
-            raise client_error("ConditionalCheckFailedException", "PutItem")
-        self.items[Item["pk"], Item["sk"]] = Item
-
-
-@pytest.fixture(autouse=True)
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
-    for name, value in {
-        "BUCKET": "bucket",
-        "TABLE": "table",
-        "STATE_MACHINE_PREFIX": "arn:aws:states:us-east-1:123456789012:stateMachine:stack-",
-        "POST_WAIT_SECONDS": "0",
-        "GET_WAIT_SECONDS": "0",
-        "PIPELINE_SERVICES": ",".join(SERVICES),
-        "SENTIMENT_ENGINE": "vader",
-        "SENTIMENT_LANGUAGE": "en",
-    }.items():
-        monkeypatch.setenv(name, value)
-    s3, table = FakeS3(), Table()
-    for module in (checkpoints, requests):
-        monkeypatch.setattr(module, "s3", lambda: s3)
-    monkeypatch.setattr(checkpoints, "table", lambda: table)
-    settings.cache_clear()
-    yield s3
-    settings.cache_clear()
-
-
-def plan(document: Any, execution: str = "execution-1") -> preprocess.Plan:
-    return preprocess.handler({"execution": execution, "input": document}, None)
+def plan(document: Any, execution: str = "execution-1") -> preprocess.ServicePlan:
+    return preprocess.handler({"execution": execution, "input": document}, CONTEXT)
 
 
 def run(name: str, request_id: str = "r") -> Any:
-    return service.handler({"request_id": request_id, "service": name, "services": SERVICES}, None)["output"]
+    return service.handler({"request_id": request_id, "service": name, "services": SERVICES}, CONTEXT)[
+        "output"
+    ]
 
 
 # --- preprocess ---
@@ -151,8 +113,8 @@ def test_a_run_may_start_after_what_the_document_has_already() -> None:
     assert found["first"] == 1
 
 
-def test_throttles_are_tried_again(bucket: FakeS3) -> None:
-    bucket.faults.add("put_object", "SlowDown")
+def test_throttles_are_tried_again(aws: FakeAws) -> None:
+    aws.faults.fail("put_object", "SlowDown")
 
     with pytest.raises(TransientError, match="SlowDown"):
         plan({"document": REVIEW})
@@ -189,7 +151,7 @@ def test_a_finished_service_is_not_run_again(monkeypatch: pytest.MonkeyPatch) ->
     assert run("language") == output
 
 
-def test_an_output_too_large_for_the_machine_is_an_object(bucket: FakeS3) -> None:
+def test_an_output_too_large_for_the_machine_is_an_object(aws: FakeAws) -> None:
     text = TEXT * (MAX_OUTPUT_BYTES // len(TEXT) // 2)
     large = {"text": TEXT, "a": text, "b": text + text}
 
@@ -197,12 +159,34 @@ def test_an_output_too_large_for_the_machine_is_an_object(bucket: FakeS3) -> Non
 
     assert list(output) == ["key"]
     assert output["key"].startswith("runs/pipeline.r/output/")
-    assert json.loads(bucket.objects[output["key"]][0]) == large
+    assert json.loads(aws.s3.objects[output["key"]].body) == large
 
 
 def test_a_service_without_a_request_says_so() -> None:
     with pytest.raises(RequestError, match="there is no request 'nobody'"):
         run("language", "nobody")
+
+
+def test_wherever_a_process_dies_a_retry_comes_to_the_same(aws: FakeAws) -> None:
+    def pipeline() -> Any:
+        planned = plan({"document": REVIEW, "request_id": "r"})
+        return [run(name) for name in planned["services"] if name not in planned["finished"]][-1:]
+
+    [output] = pipeline()
+    deaths = 0
+    for death in aws.faults.each_death():
+        aws.s3.objects.clear()
+        aws.dynamodb.items.clear()
+        with death:
+            pipeline()
+        deaths += death.happened
+        finished = plan({"request_id": "r"})["finished"] if aws.dynamodb.items else []
+
+        again = pipeline()
+
+        assert again == ([] if finished == SERVICES else [output])
+        assert run(SERVICES[-1]) == output
+    assert deaths > 30
 
 
 # --- services ---
@@ -290,10 +274,10 @@ def test_no_sentiment_where_the_engine_cannot_read(document: dict[str, Any]) -> 
     assert run_service("sentiment", document) is None
 
 
-def test_a_text_that_comprehend_leaves_out_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("functions.sentiment._with_vader", lambda texts: [TransientError("left out")])
+def test_a_text_that_comprehend_leaves_out_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENTIMENT_ENGINE", "comprehend")
 
-    with pytest.raises(TransientError, match="sentiment: left out"):
+    with pytest.raises(TransientError, match="sentiment: Comprehend left the text out of its answer"):
         run_service("sentiment", REVIEW)
 
 

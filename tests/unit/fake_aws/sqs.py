@@ -1,0 +1,52 @@
+"""Amazon SQS in memory: what is sent, and what becomes invisible for how long."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.unit.fake_aws.faults import AwsError
+
+TASK_QUEUE = "https://sqs.us-east-1.amazonaws.com/123456789012/stack-tasks"
+TASK_DEAD_LETTERS = "https://sqs.us-east-1.amazonaws.com/123456789012/stack-tasks-dead"
+
+MAX_VISIBILITY_SECONDS = 43_200
+
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
+_TEXT = re.compile("[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
+
+
+@dataclass(frozen=True)
+class SentMessage:
+    """A message that was sent; its attributes are all strings here."""
+
+    body: str
+    attributes: dict[str, str]
+
+
+class FakeSQS:
+    """`sent`: messages by queue URL. `hidden`: the last visibility timeout in seconds, by receipt handle."""
+
+    def __init__(self) -> None:
+        self.sent: dict[str, list[SentMessage]] = {TASK_QUEUE: [], TASK_DEAD_LETTERS: []}
+        self.hidden: dict[str, int] = {}
+
+    def send_message(
+        self, *, QueueUrl: str, MessageBody: str, MessageAttributes: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        self._check_queue(QueueUrl)
+        attributes = {name: value["StringValue"] for name, value in MessageAttributes.items()}
+        if not all(_TEXT.fullmatch(text) for text in (MessageBody, *attributes.values())):
+            raise AwsError("InvalidMessageContents", "The message is empty or contains invalid characters")
+        self.sent[QueueUrl].append(SentMessage(MessageBody, attributes))
+        return {"MessageId": f"sent-{len(self.sent[QueueUrl])}"}
+
+    def change_message_visibility(self, *, QueueUrl: str, ReceiptHandle: str, VisibilityTimeout: int) -> None:
+        self._check_queue(QueueUrl)
+        if not 0 <= VisibilityTimeout <= MAX_VISIBILITY_SECONDS:
+            raise AwsError("InvalidParameterValue", "VisibilityTimeout must be between 0 and 43200")
+        self.hidden[ReceiptHandle] = VisibilityTimeout
+
+    def _check_queue(self, url: str) -> None:
+        if url not in self.sent:
+            raise AwsError("QueueDoesNotExist", "The specified queue does not exist.")
