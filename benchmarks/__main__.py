@@ -1,6 +1,7 @@
-"""`make bench`: the stack and the pattern people copy today, side by side on one engine, with ratios.
+"""`make bench`: the stack and the pattern people copy today, in one run on one engine, with ratios.
 
-Absolute times say little: the engine runs Lambdas as processes of this machine. The ratios compare two systems under the same conditions, in turn.
+Absolute times say little: the engine runs Lambdas as processes of this machine. The ratios compare two
+systems under the same conditions, in turn.
 """
 
 import math
