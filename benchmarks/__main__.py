@@ -1,4 +1,4 @@
-"""`make bench`: the stack and the pattern people copy today, side by side on one engine, with ratios.
+"""`make bench`: the stack and the pattern people copy today, compared on one engine, with ratios.
 
 Absolute times say little: the engine waits 150 ms at each execution's start and runs Lambdas as processes of
 this machine. The ratios compare two systems under the same conditions, in turn.
@@ -111,7 +111,7 @@ class Line:
 
 
 def main() -> None:
-    """Deploys both, measures both in turn, and prints them side by side."""
+    """Deploys both, measures both in turn, and prints both with their ratios."""
     lines: list[Line] = []
     with deployed() as (ours, sample):
         for title, measure in {
@@ -302,7 +302,7 @@ def _quantile(figures: list[float], quantile: float) -> float:
 
 
 def report(lines: list[Line], ratios: dict[str, float]) -> None:
-    """Prints the figures side by side."""
+    """Prints the figures of both, with their ratios."""
     table = Table("", "stepflake", "sample", "ratio", "better")
     for line in lines:
         ours, sample = line.figures
