@@ -279,9 +279,7 @@ def attempt(attempts: int, timeout: int) -> Any:
 
 
 @pytest.mark.parametrize(("timeout", "most"), [(0, 0), (1, 1), (60, 12), (3600, 100), (604800, 100)])
-def test_a_dataset_that_never_arrives_ends_the_run_in_time(
-    aws: FakeAws, timeout: int, most: int
-) -> None:
+def test_a_dataset_that_never_arrives_ends_the_run_in_time(aws: FakeAws, timeout: int, most: int) -> None:
     arrive(aws, {"datasets/later/readme.txt": b"soon", "datasets/later/": b""})
     seconds = 0
     for attempts in range(most):
@@ -293,6 +291,14 @@ def test_a_dataset_that_never_arrives_ends_the_run_in_time(
     assert timeout <= seconds <= timeout + 5 + timeout / 50
     assert "no dataset 'later': no object datasets/later/*.csv or *.jsonl" in str(error.value)
     assert f"within {timeout} s, and 2 of other names" in str(error.value)
+
+
+def test_an_execution_of_version_0_1_waits_for_its_dataset(aws: FakeAws) -> None:
+    document = {"dataset_id": "later", "arrival_timeout_seconds": 60}
+    answer = extract.handler({"run_id": "r", "input": document, "looks": 3}, CONTEXT)
+    assert (answer["arrived"], answer["looks"], answer["look_again_seconds"]) == (False, 4, 5)
+    with pytest.raises(DatasetError, match="within 60 s"):
+        extract.handler({"run_id": "r", "input": document, "looks": 12}, CONTEXT)
 
 
 def test_a_dataset_that_comes_late_is_taken(aws: FakeAws) -> None:
