@@ -281,9 +281,7 @@ def test_throttled_storage_asks_to_slow_down(aws: FakeAws, operation: str) -> No
     assert send(post_event("echo", [["a" * 300_000]]))[0] == 429
 
 
-def test_an_unexpected_error_is_500_without_details(
-    aws: FakeAws, logged: Callable[[], str]
-) -> None:
+def test_an_unexpected_error_is_500_without_details(aws: FakeAws, logged: Callable[[], str]) -> None:
     aws.faults.fail("start_execution", "AccessDeniedException")
     status, body = send(post_event("echo", [["a secret of row 0"]]))
     assert status == 500

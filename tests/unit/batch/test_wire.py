@@ -95,7 +95,9 @@ def test_a_plain_body_is_read_whatever_a_stale_header_says(
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
 @pytest.mark.parametrize("coding", [None, "gzip", "deflate"])
-def test_a_compressed_body_is_recognized_by_its_bytes(pack: Callable[[bytes], bytes], coding: str | None) -> None:
+def test_a_compressed_body_is_recognized_by_its_bytes(
+    pack: Callable[[bytes], bytes], coding: str | None
+) -> None:
     headers = {} if coding is None else {"Content-Encoding": coding}
     assert wire.parse_rows(api_event("echo", "POST", pack(BODY), headers=headers)).arguments == ROWS
 

@@ -259,9 +259,7 @@ def test_too_few_too_many_or_no_rows_fail_the_batch(returned: Any, policy: OnErr
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("vectorized", [True, False])
-def test_a_transient_error_is_raised_whatever_the_policy(
-    vectorized: bool, policy: OnError
-) -> None:
+def test_a_transient_error_is_raised_whatever_the_policy(vectorized: bool, policy: OnError) -> None:
     def function(_: Any) -> Any:
         raise TransientError("busy")
 
@@ -285,7 +283,9 @@ def test_a_transient_error_is_raised_whatever_the_policy(
     ],
     ids=lambda raised: type(raised).__name__,
 )
-def test_errors_of_the_network_and_throttles_are_transient_unless_on_error_answers_them(raised: Exception) -> None:
+def test_errors_of_the_network_and_throttles_are_transient_unless_on_error_answers_them(
+    raised: Exception,
+) -> None:
     def function(_: Any) -> Any:
         raise raised
 

@@ -161,7 +161,9 @@ def test_wherever_a_worker_dies_the_task_counts_once_and_is_answered(
     assert deaths > 5
 
 
-def test_a_callback_that_fails_is_sent_again_without_running_the_service(aws: FakeAws, workers: Workers) -> None:
+def test_a_callback_that_fails_is_sent_again_without_running_the_service(
+    aws: FakeAws, workers: Workers
+) -> None:
     aws.faults.fail("send_task_success", "ThrottlingException")
 
     assert workers.deliver(message()) == [message()]
@@ -171,7 +173,9 @@ def test_a_callback_that_fails_is_sent_again_without_running_the_service(aws: Fa
 
 
 @pytest.mark.parametrize("code", ["TaskTimedOut", "TaskDoesNotExist", "InvalidToken"])
-def test_a_callback_that_the_machine_no_longer_waits_for_is_no_error(aws: FakeAws, workers: Workers, code: str) -> None:
+def test_a_callback_that_the_machine_no_longer_waits_for_is_no_error(
+    aws: FakeAws, workers: Workers, code: str
+) -> None:
     aws.faults.fail("send_task_success", code)
 
     assert workers.deliver(message()) == []
@@ -219,7 +223,9 @@ def test_an_error_that_is_not_final_is_retried_with_growing_delays_until_the_las
     assert workers.callbacks == [("token-0", f"{type(error).__name__}: {error}")]
 
 
-def test_a_final_error_fails_its_task_at_the_first_delivery_and_goes_to_the_dead_letter_queue(workers: Workers) -> None:
+def test_a_final_error_fails_its_task_at_the_first_delivery_and_goes_to_the_dead_letter_queue(
+    workers: Workers,
+) -> None:
     workers.service = refuse_task_1
 
     assert workers.deliver(message(0), message(1), message(2)) == []
@@ -352,7 +358,9 @@ def test_what_a_worker_recorded_stays(workers: Workers) -> None:
     assert (state(0).status, state(1).error) == ("done", "ServiceError")
 
 
-def test_a_worker_that_is_still_running_changes_nothing_of_a_task_that_the_machine_failed(workers: Workers) -> None:
+def test_a_worker_that_is_still_running_changes_nothing_of_a_task_that_the_machine_failed(
+    workers: Workers,
+) -> None:
     def slow(_document: Json) -> Json:
         given_up(0)
         return "late"
