@@ -295,6 +295,14 @@ def test_a_connection_that_breaks_asks_to_slow_down(aws: FakeAws) -> None:
     assert send(post_event("echo", [["a"]]))[0] == 429
 
 
+def test_a_start_whose_answer_is_lost_is_one_execution(aws: FakeAws) -> None:
+    aws.faults.lose_answer("start_execution", ReadTimeoutError(endpoint_url="https://states"))
+    assert send(post_event("echo", [["a"]]))[0] == 429
+    aws.faults.lose_answer("start_execution")
+    assert send(post_event("echo", [["a"]]))[0] == 202
+    assert only_execution(aws).status == "RUNNING"
+
+
 def test_no_row_is_logged(aws: FakeAws, logged: Callable[[], str]) -> None:
     aws.step_functions.work = run_batch
     send(post_event("echo", [["a secret"]]))
