@@ -36,19 +36,28 @@ MAX_BATCHES = 2000
 
 
 class Event(TypedDict):
-    """What the machine sends. `attempts`: how often the dataset had not arrived."""
+    """What the machine sends. `attempts`: how often the dataset had not arrived.
+
+    An execution keeps the definition that it was started with: version 0.1's sends `looks` for `attempts`.
+    """
 
     run_id: str
     input: Any
-    attempts: int
+    attempts: NotRequired[int]
+    looks: NotRequired[int]
 
 
 class Extracted(TypedDict):
-    """The machine's next input: when to try again while the dataset has not arrived, else all the rest."""
+    """The machine's next input: when to try again while the dataset has not arrived, else all the rest.
+
+    Version 0.1's definition reads `looks` and `look_again_seconds` for `attempts` and `retry_seconds`.
+    """
 
     arrived: bool
     attempts: NotRequired[int]
     retry_seconds: NotRequired[int]
+    looks: NotRequired[int]
+    look_again_seconds: NotRequired[int]
     run_id: NotRequired[str]
     dataset_id: NotRequired[str]
     batches: NotRequired[int]
@@ -68,8 +77,15 @@ def handler(event: Event, context: LambdaContext) -> Extracted:
         keys = list_keys(f"datasets/{wanted['dataset_id']}/")
         sources = [key for key in keys if cleaning.format_of(key)]
         if not sources:
-            seconds = retry_seconds(wanted, event["attempts"], len(keys))
-            return Extracted(arrived=False, attempts=event["attempts"] + 1, retry_seconds=seconds)
+            attempts = event.get("attempts", event.get("looks", 0))
+            seconds = retry_seconds(wanted, attempts, len(keys))
+            return Extracted(
+                arrived=False,
+                attempts=attempts + 1,
+                retry_seconds=seconds,
+                looks=attempts + 1,
+                look_again_seconds=seconds,
+            )
         extracted = run_step(run_id, "extract", lambda: extract(run_id, wanted, keys, sources))
     if extracted["input"] != wanted:
         raise RunConflict(f"run {run_id} had another input; give that, or another run_id for a new run")

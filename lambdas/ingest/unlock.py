@@ -1,6 +1,6 @@
 """Completes the lock of a content that is done, or releases the lock of one that failed."""
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -14,11 +14,14 @@ logger = Logger()
 
 
 class Event(TypedDict):
-    """What the ingest machine sends. `result`: what the work returned, None where it failed."""
+    """What the ingest machine sends. `result`: what the work returned, None where it failed.
+
+    `run_id`: left out by executions that version 0.1 started.
+    """
 
     object: LandedObject
     owner: str
-    run_id: str
+    run_id: NotRequired[str]
     result: dict[str, Any] | None
 
 
@@ -29,7 +32,7 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any] | None:
 
     A lock that is to be released and that another run has taken since is left alone.
     """
-    logger.append_keys(execution=event["owner"], run_id=event["run_id"])
+    logger.append_keys(execution=event["owner"], run_id=event.get("run_id", event["owner"]))
     content, result = read_stored(Content, event["object"]["content"]), event["result"]
     if result is None or result["outcome"] == "gone":
         logger.info("release", extra={"released": release(content, event["owner"])})

@@ -1,6 +1,6 @@
 """The rows of a locked object, through the remote function that its key names."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -15,11 +15,11 @@ logger = Logger()
 
 
 class Event(TypedDict):
-    """What the ingest machine sends."""
+    """What the ingest machine sends. `run_id`: left out by executions that version 0.1 started."""
 
     object: LandedObject
     owner: str
-    run_id: str
+    run_id: NotRequired[str]
 
 
 class Progress(TypedDict):
@@ -33,7 +33,7 @@ class Progress(TypedDict):
 @reraise_transient
 def handler(event: Event, context: LambdaContext) -> Progress:
     """Renews the lease, and works while this Lambda has time. Raises LockLost, or the error of the work."""
-    logger.append_keys(execution=event["owner"], run_id=event["run_id"])
+    logger.append_keys(execution=event["owner"], run_id=event.get("run_id", event["owner"]))
     renew(read_stored(Content, event["object"]["content"]), event["owner"])
     result = ingest(event["object"], lambda: context.get_remaining_time_in_millis() / 1000)
     if result:

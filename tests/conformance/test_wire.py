@@ -53,7 +53,7 @@ def test_the_same_question_gets_the_same_bytes(caller: Caller) -> None:
     assert {answer.status for answer in answers} == {200}
 
 
-def test_a_long_batch_is_promised_at_once_and_polled(caller: Caller) -> None:
+def test_a_long_batch_is_answered_with_202_and_polled(caller: Caller) -> None:
     batch_id = new_batch_id()
     first = caller.post("sleep", [[2.5]], batch_id)
     assert first.status == 202

@@ -118,14 +118,14 @@ def test_a_value_that_is_not_json_fails_the_batch(answers: Answers) -> None:
     assert_failed(answers["not json"].result(), "ResultError", "not_json, row 0", "a set has no JSON form")
 
 
-def test_an_error_is_told_with_its_row(answers: Answers) -> None:
+def test_an_error_is_answered_with_its_row(answers: Answers) -> None:
     assert_failed(
         answers["raises"].result(), "FunctionError", "fail, row 0: RuntimeError: thirteen is\nunlucky"
     )
     assert_failed(answers["raises at length"].result(), "FunctionError", "fail, row 0: RuntimeError: xxx")
 
 
-def test_a_function_that_cannot_be_imported_is_told_so(answers: Answers) -> None:
+def test_a_function_that_cannot_be_imported_is_answered_with_the_reason(answers: Answers) -> None:
     assert_failed(
         answers["unimportable"].result(), "FunctionError", "No module named 'a_module_that_nobody_wrote'"
     )
@@ -147,12 +147,12 @@ def test_a_transient_error_that_stays_ends_as_one(answers: Answers, caller: Call
     assert attempts(caller, "transient for ever") == 6
 
 
-def test_an_error_that_trying_again_does_not_mend_is_not_retried(answers: Answers, caller: Caller) -> None:
+def test_a_final_error_is_not_retried(answers: Answers, caller: Caller) -> None:
     assert_failed(answers["raises once"].result(), "FunctionError", "ValueError", "thirteenth")
     assert attempts(caller, "raises once") == 1
 
 
-def test_a_killed_worker_is_tried_once_more(answers: Answers, caller: Caller) -> None:
+def test_a_killed_worker_is_retried_once(answers: Answers, caller: Caller) -> None:
     assert answers["killed once"].result().values == [2]
     assert answers["killed for ever"].result().status == 422
     assert attempts(caller, "killed for ever") == 2
@@ -160,14 +160,14 @@ def test_a_killed_worker_is_tried_once_more(answers: Answers, caller: Caller) ->
     assert attempts(caller, "exits for ever") == 2
 
 
-def test_a_worker_that_runs_past_its_time_is_tried_once_more(answers: Answers, caller: Caller) -> None:
+def test_a_worker_that_runs_past_its_time_is_retried_once(answers: Answers, caller: Caller) -> None:
     assert answers["hangs once"].result().values == [2]
     assert answers["hangs for ever"].result().status == 422
     assert attempts(caller, "hangs for ever") == 2
 
 
 @pytest.mark.parametrize("name", ["killed for ever", "exits for ever", "hangs for ever"])
-def test_a_worker_s_death_is_told_in_words(answers: Answers, name: str) -> None:
+def test_a_worker_s_death_is_answered_with_its_cause(answers: Answers, name: str) -> None:
     response = answers[name].result()
     assert_failed(response, response.document["error"])
     assert len(response.document["cause"]) > 10
@@ -249,7 +249,7 @@ def test_one_chunk_that_fails_fails_the_batch(caller: Caller) -> None:
     assert_failed(caller.call("attempts", rows), "FunctionError", "attempts, row 5: ValueError")
 
 
-def test_a_batch_that_ran_past_all_limits_is_told(caller: Caller) -> None:
+def test_a_batch_that_timed_out_is_answered_as_such(caller: Caller) -> None:
     batch_id = new_batch_id()
     assert caller.post("sleep", [[4]], batch_id).status == 202
     running = execution(caller, "sleep", batch_id)["executionArn"]

@@ -132,7 +132,7 @@ def changed_machine(stack: Stack) -> Iterator[Callable[[Callable[[Any], None]], 
 
 
 def crash_after(state: str) -> Callable[[Any], None]:
-    """A change: behind this state the run ends."""
+    """A change: after this state the run ends."""
 
     def change(states: Any) -> None:
         states[state]["Next"] = "Crash"
@@ -402,7 +402,7 @@ def test_a_refusal_ends_the_run_with_its_reason_and_a_resumed_run_asks_again(etl
     assert (run.output["run_id"], run.output["rows"]) == (handle.rpartition(":")[2], ROWS)
 
 
-def test_an_answer_that_is_no_yes_loads_nothing(etl: Etl) -> None:
+def test_an_answer_without_approved_true_loads_nothing(etl: Etl) -> None:
     etl.upload("a.csv", CSV)
     handle = etl.start(approval=True)
     etl.stack.client("stepfunctions").send_task_success(

@@ -193,7 +193,7 @@ def test_a_message_that_is_delivered_twice_is_worked_on_once(fan_out: FanOut, ke
     assert [fan_out.calls(k) for k in keys] == [1] * 6
 
 
-def test_an_answer_that_does_not_get_through_is_sent_again_without_the_work(
+def test_a_callback_that_is_refused_is_sent_again_without_running_the_service(
     fan_out: FanOut, key: str
 ) -> None:
     with fan_out.answers_refused():
@@ -201,13 +201,13 @@ def test_an_answer_that_does_not_get_through_is_sent_again_without_the_work(
         log = fan_out.stack.client("logs")
         wait_for(
             lambda: any(
-                "comes again" in event["message"] and "AccessDenied" in event["message"]
+                '"message":"retry"' in event["message"] and "AccessDenied" in event["message"]
                 for event in log.filter_log_events(
                     logGroupName=f"/stepflake/{fan_out.stack.stack_name}/lambdas"
                 )["events"]
                 if handle.rsplit(":", 1)[-1] in event["message"]
             ),
-            "a refused answer",
+            "a refused callback",
         )
     run = fan_out.finish(handle)
 

@@ -218,7 +218,7 @@ def test_the_same_content_is_skipped_and_new_content_is_processed(bucket: Bucket
     assert [line["row"] for line in bucket.rows(back)] == [{"text": "good"}]
 
 
-def test_a_failure_gives_the_lock_back_and_a_new_upload_tries_again(bucket: Bucket, folder: str) -> None:
+def test_a_failure_releases_the_lock_and_a_new_upload_is_processed(bucket: Bucket, folder: str) -> None:
     key = f"ingest/fail/{folder}/a.csv"
 
     first = bucket.ingest(key, "n,message\n1,no luck\n")
@@ -296,7 +296,7 @@ def test_empty_files_have_no_rows(bucket: Bucket, folder: str) -> None:
     ] * 4
 
 
-def test_when_a_run_dies_its_lease_runs_out_and_the_next_delivery_takes_over(
+def test_when_a_run_dies_its_lease_expires_and_the_next_delivery_takes_over(
     bucket: Bucket, folder: str
 ) -> None:
     event = bucket.upload(f"ingest/sleep/{folder}/a.csv", "seconds\n2\n")
@@ -360,7 +360,7 @@ def test_a_late_owner_cannot_unlock(bucket: Bucket, folder: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["transient", "kill", "hang"])
-def test_a_worker_that_dies_or_hangs_is_tried_again(bucket: Bucket, folder: str, how: str) -> None:
+def test_a_worker_that_dies_or_hangs_is_retried(bucket: Bucket, folder: str, how: str) -> None:
     run = bucket.ingest(f"ingest/attempts/{folder}/a.csv", f"key,how,times\n{folder},{how},1\n")
 
     assert [line["result"] for line in bucket.rows(run)] == [2]

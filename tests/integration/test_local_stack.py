@@ -262,7 +262,7 @@ def test_two_stacks_at_once_do_not_collide(checkout: Project) -> None:
     assert checkout.run("down", "--name", "right").returncode == 0
 
 
-def test_second_up_of_a_name_at_the_same_time_is_told_so(checkout: Project) -> None:
+def test_second_up_of_a_name_at_the_same_time_is_refused(checkout: Project) -> None:
     first = checkout.start("up", "--detach", "--name", "same")
     wait_for_line(first, "Building")
     second = checkout.run("up", "--detach", "--name", "same")

@@ -104,7 +104,7 @@ def test_a_retry_of_the_owner_has_the_lock_again(content: Content) -> None:
     assert (again.owner, again.lease_until) == ("a", NOW + 10 + LEASE_SECONDS)
 
 
-def test_a_lock_is_taken_over_when_its_lease_has_run_out_and_not_before(content: Content) -> None:
+def test_a_lock_is_taken_over_when_its_lease_has_expired_and_not_before(content: Content) -> None:
     acquire(content, "a", "a", clock=at(0))
 
     before = acquire(content, "b", "b", clock=at(LEASE_SECONDS))
@@ -142,7 +142,7 @@ def test_what_is_complete_is_never_taken_again(content: Content) -> None:
         assert (found.owner, found.result) == ("a", RESULT)
 
 
-def test_what_is_released_is_anybody_s(content: Content) -> None:
+def test_a_released_lock_may_be_taken_by_any_owner(content: Content) -> None:
     acquire(content, "a", "a", clock=at(0))
 
     assert release(content, "a")

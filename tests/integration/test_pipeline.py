@@ -97,7 +97,7 @@ def pipeline(stack: Stack) -> Pipeline:
 
 
 class Notifications:
-    """What the pipeline's topic has told."""
+    """What the pipeline's topic published."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.sqs = pipeline.sqs
@@ -125,7 +125,7 @@ class Notifications:
         self.heard: list[dict[str, Any]] = []
 
     def of(self, handle: str) -> dict[str, Any]:
-        """What was told of the run first."""
+        """The first message about the run."""
 
         def listen() -> dict[str, Any] | None:
             answer = self.sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10)
@@ -207,7 +207,7 @@ def test_a_run_starts_at_any_service_of_an_earlier_request(
     assert set(run.output["document"]) == {*REVIEW, *SERVICES}
 
 
-def test_what_was_skipped_is_made_up_for_later(pipeline: Pipeline, request_id: str) -> None:
+def test_a_skipped_service_is_run_by_a_later_run(pipeline: Pipeline, request_id: str) -> None:
     skipping = pipeline.run(document=REVIEW, request_id=request_id, skip=["sentiment"])
     complete = pipeline.run(request_id=request_id)
 
@@ -280,7 +280,7 @@ def test_a_service_that_keeps_failing_fails_the_run_until_it_is_resumed(
     assert notifications.of(resumed.arn)["status"] == "SUCCEEDED"
 
 
-def test_a_run_that_is_stopped_is_told_and_can_be_resumed(
+def test_a_run_that_is_stopped_is_published_and_can_be_resumed(
     pipeline: Pipeline, notifications: Notifications
 ) -> None:
     handle = pipeline.start({"document": trouble("hang")})
@@ -403,7 +403,7 @@ def test_malformed_messages_end_in_the_dead_letter_queue(pipeline: Pipeline, req
     assert pipeline.end(handle).status == "SUCCEEDED"
 
 
-def test_a_message_about_an_unknown_request_is_told(
+def test_a_message_about_an_unknown_request_is_published_as_a_failure(
     pipeline: Pipeline, notifications: Notifications, request_id: str
 ) -> None:
     pipeline.publish("keywords", json.dumps({"request_id": request_id}))

@@ -21,7 +21,7 @@ RETRIES = [
     *[("Start run", error, 5, "CAUGHT_ERROR") for error in ["States.Timeout", *STEP_FUNCTIONS]],
     *[("Run", error, 5, "CAUGHT_ERROR") for error in STEP_FUNCTIONS],
 ]
-# What is not tried again, because the run itself can be asked how it ended: Record does.
+# Not retried, because Record asks the run itself how it ended.
 UNCLEAR = [
     ("Run", "StepFunctions.ExecutionAlreadyExistsException"),
     ("Run", "States.TaskFailed"),
@@ -116,7 +116,7 @@ def test_map_concurrency_holds(machine: Callable[..., StateMachine]) -> None:
 
 
 @pytest.mark.parametrize(("state", "error", "retries", "then"), RETRIES)
-def test_what_may_pass_is_retried_so_often_and_no_more(
+def test_a_transient_error_is_retried_so_often_and_no_more(
     batch: StateMachine, state: str, error: str, retries: int, then: str
 ) -> None:
     failure = Failure(error)
@@ -127,13 +127,13 @@ def test_what_may_pass_is_retried_so_often_and_no_more(
 
 @pytest.mark.parametrize("error", FINAL)
 @pytest.mark.parametrize("state", ["Process", "Process chunk", "Collect", "Record"])
-def test_what_won_t_pass_is_not_retried(batch: StateMachine, state: str, error: str) -> None:
+def test_a_final_error_is_not_retried(batch: StateMachine, state: str, error: str) -> None:
     result = batch.test(state, rows(1), failure=Failure(error, "row 3: no"))
 
     assert (result.status, result.error, result.cause) == ("FAILED", error, "row 3: no")
 
 
-def test_process_is_told_of_a_retry(batch: StateMachine) -> None:
+def test_process_gets_whether_it_is_a_retry(batch: StateMachine) -> None:
     answers = [Failure("TransientError"), Failure("Lambda.Unknown"), lambda_result({"rows": 2})]
 
     run = batch.run(rows(1), {"Process": answers})

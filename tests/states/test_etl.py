@@ -138,7 +138,7 @@ WAITS = [
 def test_a_wait_is_as_long_as_the_step_before_it_said(etl: StateMachine, wait: Any) -> None:
     state, member, good, bad, after = wait
     assert etl.test(state, {member: good}, variables={"run": {member: good}}).next_state == after
-    # Told of a time that is none, the engine says what it was told.
+    # The engine's error names the value that is no time.
     result = etl.test(state, {member: bad}, variables={"run": {member: bad}})
     assert result.error == "States.QueryEvaluationError"
     assert str(bad) in str(result.cause)
@@ -148,7 +148,7 @@ def test_a_wait_is_as_long_as_the_step_before_it_said(etl: StateMachine, wait: A
 
 
 @pytest.mark.parametrize("answer", [{"approved": True, "by": "somebody"}, {"approved": False}, "yes"])
-def test_an_approver_is_told_what_is_loaded_and_the_answer_is_recorded(
+def test_an_approver_is_sent_what_is_loaded_and_the_answer_is_recorded(
     etl: StateMachine, answer: Any
 ) -> None:
     run = etl.run(INPUT, {**ANSWERS, "Extract": extracted(approval=True), "Ask for approval": answer})
@@ -165,7 +165,7 @@ def test_an_approver_is_told_what_is_loaded_and_the_answer_is_recorded(
         "rejected": 3,
         "task_token": TASK_TOKEN,
     }
-    # Whether that is a yes, Schedule says.
+    # Schedule decides whether that is an approval.
     assert [attempt["Payload"]["approval"] for attempt in run.attempts("Schedule")] == [answer]
 
 
@@ -181,7 +181,7 @@ def test_without_an_approval_nothing_is_loaded(etl: StateMachine, failure: Failu
 
 
 @pytest.mark.parametrize("error", ["SQS.SdkClientException", "SQS.AmazonSQSException"])
-def test_a_queue_that_does_not_take_the_request_is_tried_again(etl: StateMachine, error: str) -> None:
+def test_a_queue_that_does_not_take_the_request_is_retried(etl: StateMachine, error: str) -> None:
     answers = {**ANSWERS, "Extract": extracted(approval=True)}
     once = [Failure(error), {"approved": True}]
     assert etl.run(INPUT, {**answers, "Ask for approval": once}).status == "SUCCEEDED"
@@ -195,7 +195,7 @@ def test_a_queue_that_does_not_take_the_request_is_tried_again(etl: StateMachine
 
 @pytest.mark.parametrize("error", TRANSIENT + DIED)
 @pytest.mark.parametrize("state", LAMBDAS)
-def test_what_may_pass_is_retried_four_times(etl: StateMachine, state: str, error: str) -> None:
+def test_a_transient_error_is_retried_four_times(etl: StateMachine, state: str, error: str) -> None:
     assert etl.test(state, {}, failure=Failure(error), retries=3).status == "RETRIABLE"
     assert etl.test(state, {}, failure=Failure(error), retries=4).status == "FAILED"
 

@@ -131,7 +131,7 @@ def test_failed_tasks_fail_the_run_with_what_join_says(fan_out: StateMachine) ->
 
 @pytest.mark.parametrize("error", TRANSIENT + DIED)
 @pytest.mark.parametrize("state", ["Split", "Fail task", "Join"])
-def test_what_may_pass_is_retried_four_times(fan_out: StateMachine, state: str, error: str) -> None:
+def test_a_transient_error_is_retried_four_times(fan_out: StateMachine, state: str, error: str) -> None:
     variables: dict[str, Any] = {"plan": {}}
 
     retried = fan_out.test(state, INPUT, variables=variables, failure=Failure(error), retries=3)

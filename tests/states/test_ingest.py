@@ -91,7 +91,7 @@ def test_a_large_object_takes_several_calls(ingest: StateMachine) -> None:
 
 @pytest.mark.parametrize("error", ["TransientError", "Lambda.Unknown"])
 @pytest.mark.parametrize("state", ["Lock", "Ingest", "Complete"])
-def test_what_may_pass_is_tried_again(ingest: StateMachine, state: str, error: str) -> None:
+def test_a_transient_error_is_retried(ingest: StateMachine, state: str, error: str) -> None:
     answers: dict[str, Any] = {"Lock": LOCKED, "Ingest": DONE, "Complete": lambda_result(RESULT)}
     answers[state] = [Failure(error), Failure(error), answers[state]]
 
@@ -118,7 +118,7 @@ def test_what_does_not_pass_fails_the_state_that_a_redrive_begins_at(
 
 @pytest.mark.parametrize("state", ["Lock", "Complete"])
 @pytest.mark.parametrize("error", ["LockLost", "ObjectError"])
-def test_what_won_t_pass_is_not_tried_again(ingest: StateMachine, state: str, error: str) -> None:
+def test_a_final_error_is_not_retried(ingest: StateMachine, state: str, error: str) -> None:
     result = ingest.test(state, INPUT, failure=Failure(error, "why"))
 
     assert (result.status, result.error, result.cause) == ("FAILED", error, "why")

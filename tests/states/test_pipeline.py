@@ -148,7 +148,7 @@ def test_a_run_after_a_crash_does_only_what_is_left(pipeline: StateMachine, cras
 # --- the notification ---
 
 
-def test_the_end_is_told_without_the_document(pipeline: StateMachine) -> None:
+def test_the_end_is_published_without_the_document(pipeline: StateMachine) -> None:
     (arguments,) = run(pipeline, plan(finished=["language"])).attempts("Notify")
 
     assert arguments["TopicArn"] == "PipelineTopicArn"
@@ -167,7 +167,7 @@ def test_the_end_is_told_without_the_document(pipeline: StateMachine) -> None:
 
 
 @pytest.mark.parametrize("error", ["SNS.ThrottledException", "SNS.KMSDisabledException", "States.Timeout"])
-def test_a_notification_that_fails_is_tried_again(pipeline: StateMachine, error: str) -> None:
+def test_a_notification_that_fails_is_retried(pipeline: StateMachine, error: str) -> None:
     found = run(pipeline, plan(), notify=[Failure(error), Failure(error), DONE])
 
     assert found.status == "SUCCEEDED"
@@ -189,7 +189,7 @@ def test_a_notification_that_cannot_be_sent_fails_the_run(pipeline: StateMachine
 
 
 @pytest.mark.parametrize("error", [*TRANSIENT, *DIED])
-def test_preprocess_is_tried_again(pipeline: StateMachine, error: str) -> None:
+def test_preprocess_is_retried(pipeline: StateMachine, error: str) -> None:
     found = run(pipeline, [Failure(error), plan()])
 
     assert found.status == "SUCCEEDED"
@@ -197,7 +197,7 @@ def test_preprocess_is_tried_again(pipeline: StateMachine, error: str) -> None:
 
 
 @pytest.mark.parametrize("error", [*TRANSIENT, *DIED])
-def test_a_service_is_tried_again(pipeline: StateMachine, error: str) -> None:
+def test_a_service_is_retried(pipeline: StateMachine, error: str) -> None:
     attempts: list[str] = []
 
     def fail_first(arguments: Any) -> Any:

@@ -49,7 +49,7 @@ def test_a_missing_chunk_is_named_and_nothing_is_answered(aws: FakeAws) -> None:
 
 
 @pytest.mark.parametrize(("operation", "code"), [("get_object", "SlowDown"), ("put_object", "InternalError")])
-def test_a_throttle_is_named_so_that_the_machine_tries_again(aws: FakeAws, operation: str, code: str) -> None:
+def test_a_throttle_is_a_transient_error(aws: FakeAws, operation: str, code: str) -> None:
     store_chunk("e", batch(1), 0, "[0,0]")
     aws.faults.fail(operation, code)
     with pytest.raises(TransientError):

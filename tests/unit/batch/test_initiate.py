@@ -38,7 +38,7 @@ def send(sent: dict[str, Any]) -> Answer:
 # One batch, one execution
 
 
-def test_rows_that_are_there_in_time_are_answered_at_once(aws: FakeAws) -> None:
+def test_rows_that_are_ready_in_time_are_answered_by_the_post(aws: FakeAws) -> None:
     aws.clock.at(2, partial(finish, aws))
     status, body = send(post_event("echo", [["a", Decimal("1.10")], [None, {"é": []}]]))
     assert status == 200
@@ -46,7 +46,7 @@ def test_rows_that_are_there_in_time_are_answered_at_once(aws: FakeAws) -> None:
     assert aws.clock.now < 1003
 
 
-def test_rows_that_take_longer_are_promised(aws: FakeAws) -> None:
+def test_rows_that_take_longer_are_answered_with_202(aws: FakeAws) -> None:
     status, body = send(post_event("echo", [["a"]]))
     assert (status, body["status"]) == (202, "running")
     assert aws.clock.now == pytest.approx(1005)
@@ -70,9 +70,9 @@ def test_asked_again_after_success_the_same_bytes_come(aws: FakeAws) -> None:
     assert only_execution(aws).runs == 1
 
 
-def test_a_failure_is_told_at_once_and_stays_failed(aws: FakeAws) -> None:
+def test_a_failure_is_answered_by_the_post_and_stays_failed(aws: FakeAws) -> None:
     aws.step_functions.work = run_batch
-    # The first POST is told too, without a GET: it asks once while it waits.
+    # The first POST answers so as well: it describes the execution once while it waits.
     for _ in range(3):
         status, body = send(post_event("fail", [["oops"]]))
         assert status == 422
@@ -171,7 +171,7 @@ def test_no_rows_need_no_execution(aws: FakeAws) -> None:
 # What is refused
 
 
-def test_a_function_that_is_not_there_is_told_with_those_that_are(aws: FakeAws) -> None:
+def test_an_unknown_function_is_404_with_those_there_are(aws: FakeAws) -> None:
     status, body = send(post_event("ecko", [["a"]]))
     assert (status, body["error"]) == (404, "UnknownTarget")
     assert "'ecko'" in body["message"]
@@ -186,7 +186,7 @@ def test_diagnostics_are_not_there_unless_switched_on(aws: FakeAws, monkeypatch:
 
 
 @pytest.mark.parametrize(("row", "count"), [([], 0), (["a", "b"], 2)])
-def test_a_wrong_number_of_arguments_is_told_with_the_signature(
+def test_a_wrong_number_of_arguments_is_refused_with_the_signature(
     aws: FakeAws, row: list[Any], count: int
 ) -> None:
     status, body = send(post_event("fail", [["a"], row]))
@@ -281,9 +281,7 @@ def test_throttled_storage_asks_to_slow_down(aws: FakeAws, operation: str) -> No
     assert send(post_event("echo", [["a" * 300_000]]))[0] == 429
 
 
-def test_an_unexpected_error_tells_nothing_and_may_be_tried_again(
-    aws: FakeAws, logged: Callable[[], str]
-) -> None:
+def test_an_unexpected_error_is_500_without_details(aws: FakeAws, logged: Callable[[], str]) -> None:
     aws.faults.fail("start_execution", "AccessDeniedException")
     status, body = send(post_event("echo", [["a secret of row 0"]]))
     assert status == 500
@@ -295,6 +293,14 @@ def test_an_unexpected_error_tells_nothing_and_may_be_tried_again(
 def test_a_connection_that_breaks_asks_to_slow_down(aws: FakeAws) -> None:
     aws.faults.fail("start_execution", ReadTimeoutError(endpoint_url="https://states"))
     assert send(post_event("echo", [["a"]]))[0] == 429
+
+
+def test_a_start_whose_answer_is_lost_is_one_execution(aws: FakeAws) -> None:
+    aws.faults.lose_answer("start_execution", ReadTimeoutError(endpoint_url="https://states"))
+    assert send(post_event("echo", [["a"]]))[0] == 429
+    aws.faults.lose_answer("start_execution")
+    assert send(post_event("echo", [["a"]]))[0] == 202
+    assert only_execution(aws).status == "RUNNING"
 
 
 def test_no_row_is_logged(aws: FakeAws, logged: Callable[[], str]) -> None:

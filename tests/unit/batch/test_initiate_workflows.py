@@ -79,7 +79,7 @@ def test_no_rows_need_no_run(aws: FakeAws) -> None:
         ([{"dataset_id": "a"}, 1], "row 1 has 2 arguments; a workflow takes one, its input"),
     ],
 )
-def test_a_bad_row_is_told_and_no_run_starts(aws: FakeAws, row: list[Any], message: str) -> None:
+def test_a_bad_row_is_named_and_no_run_starts(aws: FakeAws, row: list[Any], message: str) -> None:
     status, body = send("etl", [[{"dataset_id": "a"}], row])
     assert (status, body) == (400, {"error": "BadRequest", "message": message})
     assert aws.step_functions.executions == {}
@@ -91,7 +91,7 @@ def test_another_mode_is_refused(aws: FakeAws) -> None:
     assert body["message"] == "header sf-custom-mode is 'later'; it is 'detached', or left out"
 
 
-def test_a_workflow_that_is_not_there_is_told_with_those_that_are(aws: FakeAws) -> None:
+def test_an_unknown_workflow_is_404_with_those_there_are(aws: FakeAws) -> None:
     status, body = send("echo", [["a"]])
     assert (status, body["error"]) == (404, "UnknownTarget")
     assert body["message"] == "there is no workflow 'echo'; there are: etl, fan_out, ingest, pipeline"

@@ -1,4 +1,4 @@
-"""GET: the result first, then the execution; repeatable, and never an error while there is hope."""
+"""GET: the result first, then the execution; repeatable, and no error while the batch may still succeed."""
 
 import base64
 import gzip
@@ -66,7 +66,7 @@ def test_a_result_that_comes_while_it_waits_is_answered(aws: FakeAws) -> None:
     assert aws.clock.now - began < 3
 
 
-def test_a_failure_is_told_soon_with_its_cause_and_without_a_stack_trace(aws: FakeAws) -> None:
+def test_a_failure_is_answered_early_with_its_cause_and_without_a_stack_trace(aws: FakeAws) -> None:
     start(aws, "fail", run=True)
     began = aws.clock.now
     for _ in range(2):
@@ -128,7 +128,7 @@ def test_a_strange_name_is_unknown_and_no_crash(aws: FakeAws, name: str) -> None
     assert get(name)[0] == 404
 
 
-def test_an_execution_that_becomes_visible_a_moment_later_is_running(aws: FakeAws) -> None:
+def test_an_execution_that_becomes_visible_later_is_running(aws: FakeAws) -> None:
     start(aws)
     aws.faults.fail("describe_execution", "ExecutionDoesNotExist")
     assert get()[0] == 202

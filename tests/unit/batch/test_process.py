@@ -102,7 +102,7 @@ def test_of_two_workers_the_first_one_counts(
 @pytest.mark.parametrize(
     "code", ["SlowDown", "InternalError", "ServiceUnavailable", "ConditionalRequestConflict"]
 )
-def test_a_throttle_is_named_so_that_the_machine_tries_again(aws: FakeAws, deploy: Deploy, code: str) -> None:
+def test_a_throttle_is_a_transient_error(aws: FakeAws, deploy: Deploy, code: str) -> None:
     deploy(count=COUNT)
     aws.faults.fail("put_object", code)
     with pytest.raises(TransientError):
@@ -110,14 +110,14 @@ def test_a_throttle_is_named_so_that_the_machine_tries_again(aws: FakeAws, deplo
     assert run(batch(), again=True) == {"chunk": 0, "rows": 2}
 
 
-def test_a_throttled_look_for_finished_work_is_tried_again(aws: FakeAws, deploy: Deploy) -> None:
+def test_a_throttled_look_for_finished_work_is_retried(aws: FakeAws, deploy: Deploy) -> None:
     deploy(count=COUNT)
     aws.faults.fail("head_object", "SlowDown")
     with pytest.raises(TransientError):
         run(batch(), again=True)
 
 
-def test_storage_that_denies_is_not_tried_again(aws: FakeAws, deploy: Deploy) -> None:
+def test_storage_that_denies_is_not_retried(aws: FakeAws, deploy: Deploy) -> None:
     deploy(count=COUNT)
     aws.faults.fail("put_object", "AccessDenied")
     with pytest.raises(ClientError, match="AccessDenied"):
@@ -143,7 +143,7 @@ def test_a_function_that_cannot_be_imported_is_named(aws: FakeAws, deploy: Deplo
         run(batch())
 
 
-def test_rows_that_are_gone_are_said_so(aws: FakeAws, deploy: Deploy) -> None:
+def test_rows_that_are_gone_are_named(aws: FakeAws, deploy: Deploy) -> None:
     deploy(count=COUNT)
     with pytest.raises(ResultError, match="the rows of e are gone"):
         process.handler(

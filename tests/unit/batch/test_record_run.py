@@ -77,7 +77,7 @@ def test_a_run_that_ended_otherwise_says_how(aws: FakeAws, status: str) -> None:
 @pytest.mark.parametrize(
     "error", ["States.DataLimitExceeded", "StepFunctions.ExecutionAlreadyExistsException"]
 )
-def test_a_run_that_ended_well_behind_a_failed_task_has_its_output(aws: FakeAws, error: str) -> None:
+def test_a_run_that_succeeded_although_the_task_failed_has_its_output(aws: FakeAws, error: str) -> None:
     aws.step_functions.add("etl", RUN, "SUCCEEDED", output='{"rows": 1}')
     assert recorded(aws, {"error": error, "cause": ""}) == {"rows": 1}
 
@@ -109,7 +109,7 @@ def test_a_run_that_outlasts_sql_is_its_row_s_error_with_its_handle(aws: FakeAws
 
 
 @pytest.mark.parametrize("operation", ["describe_execution", "put_object"])
-def test_what_may_pass_is_for_the_machine_to_retry(aws: FakeAws, operation: str) -> None:
+def test_a_transient_error_is_retried_by_the_machine(aws: FakeAws, operation: str) -> None:
     aws.step_functions.add("etl", RUN, "SUCCEEDED", output="1")
     aws.faults.fail(operation, "ThrottlingException")
     with pytest.raises(TransientError):

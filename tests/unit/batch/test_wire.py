@@ -50,7 +50,7 @@ def test_header_names_come_in_any_case(change: Callable[[str], str]) -> None:
 
 
 @pytest.mark.parametrize("batch_id", [None, ""])
-def test_without_a_batch_id_a_repeated_request_cannot_be_told(batch_id: str | None) -> None:
+def test_a_request_without_a_batch_id_is_refused(batch_id: str | None) -> None:
     with pytest.raises(errors.BadRequest, match="sf-external-function-query-batch-id is missing"):
         wire.parse_request(api_event("echo", batch_id=batch_id))
 
@@ -95,7 +95,9 @@ def test_a_plain_body_is_read_whatever_a_stale_header_says(
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
 @pytest.mark.parametrize("coding", [None, "gzip", "deflate"])
-def test_a_packed_body_is_told_by_its_bytes(pack: Callable[[bytes], bytes], coding: str | None) -> None:
+def test_a_compressed_body_is_recognized_by_its_bytes(
+    pack: Callable[[bytes], bytes], coding: str | None
+) -> None:
     headers = {} if coding is None else {"Content-Encoding": coding}
     assert wire.parse_rows(api_event("echo", "POST", pack(BODY), headers=headers)).arguments == ROWS
 

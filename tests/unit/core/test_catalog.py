@@ -1,4 +1,4 @@
-"""Remote functions read from their files: signatures, and what is said of a file that isn't one."""
+"""Remote functions read from their files: signatures, and the error for a file that is not one."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def write(folder: Path, name: str, source: str) -> None:
 
 
 def problem(folder: Path, source: str) -> str:
-    """What is said of `f.py` with this source."""
+    """The error for `f.py` with this source."""
     write(folder, "f", source)
     with pytest.raises(CatalogError) as refused:
         read_catalog(folder)

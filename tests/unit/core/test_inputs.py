@@ -43,7 +43,7 @@ ANYTHING = Workflow("any", "", {}, "run_id")
         ('{"size": 1, "siez": 2}', "at $: Additional properties are not allowed ('siez' was unexpected)"),
     ],
 )
-def test_a_bad_value_is_told_with_its_path(text: str, message: str) -> None:
+def test_a_bad_value_is_named_with_its_path(text: str, message: str) -> None:
     with pytest.raises(InputError, match=r"^at \$") as raised:
         validate(WORKFLOW, parse_json(text))
     assert str(raised.value) == message
@@ -56,7 +56,7 @@ def test_a_message_stays_short(document: Any) -> None:
     assert len(str(raised.value)) < 600
 
 
-def test_what_is_too_long_is_still_said_of_a_long_value() -> None:
+def test_a_message_about_a_long_value_says_that_it_is_too_long() -> None:
     with pytest.raises(InputError, match="… is too long"):
         validate(WORKFLOW, {"size": 1, "name": "a" * 101})
 

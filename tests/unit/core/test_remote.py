@@ -212,7 +212,7 @@ def picky_list(a: list[int]) -> list[Any]:
 @pytest.mark.parametrize(
     ("function", "options"),
     [(picky, {}), (picky, {"concurrency": 3}), (picky_list, {"vectorized": True})],
-    ids=["row by row", "side by side", "vectorized"],
+    ids=["row by row", "in parallel", "vectorized"],
 )
 def test_one_bad_row_does_what_the_policy_says(function: Function, options: dict[str, Any]) -> None:
     rows: list[list[Any]] = [[1], [2], ["x"], [3]]
@@ -259,9 +259,7 @@ def test_too_few_too_many_or_no_rows_fail_the_batch(returned: Any, policy: OnErr
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("vectorized", [True, False])
-def test_a_transient_error_asks_for_another_try_whatever_the_policy(
-    vectorized: bool, policy: OnError
-) -> None:
+def test_a_transient_error_is_raised_whatever_the_policy(vectorized: bool, policy: OnError) -> None:
     def function(_: Any) -> Any:
         raise TransientError("busy")
 
@@ -285,7 +283,9 @@ def test_a_transient_error_asks_for_another_try_whatever_the_policy(
     ],
     ids=lambda raised: type(raised).__name__,
 )
-def test_what_may_pass_is_transient_unless_the_policy_has_a_place_for_it(raised: Exception) -> None:
+def test_errors_of_the_network_and_throttles_are_transient_unless_on_error_answers_them(
+    raised: Exception,
+) -> None:
     def function(_: Any) -> Any:
         raise raised
 
@@ -318,10 +318,10 @@ def test_recursion_in_a_function_is_its_error() -> None:
     assert "RecursionError" in str(failure(function, [[1]], signature("int")))
 
 
-# Side by side
+# In parallel
 
 
-def test_rows_wait_side_by_side_and_come_in_order() -> None:
+def test_rows_wait_in_parallel_and_come_in_order() -> None:
     together = threading.Barrier(4, timeout=10)
 
     def function(a: int) -> int:

@@ -167,7 +167,7 @@ def test_a_run_that_goes_on_is_left_alone(aws: FakeAws, service: FakeStepFunctio
     assert aws.faults.operations() == ["describe_execution"]
 
 
-def test_a_run_that_ended_well_is_not_resumed(service: FakeStepFunctions) -> None:
+def test_a_run_that_succeeded_is_not_resumed(service: FakeStepFunctions) -> None:
     with pytest.raises(RunError, match="a succeeded; there is nothing to resume"):
         resume_run(stepfunctions(), service.add("etl", "a", "SUCCEEDED", output="1"))
 
@@ -221,6 +221,6 @@ def test_names_stay_legal_and_resumptions_of_long_ones_apart(service: FakeStepFu
     assert resume_run(stepfunctions(), second).arn == resumed[1].arn
 
 
-def test_an_input_without_a_place_for_the_run_id_is_said(service: FakeStepFunctions) -> None:
+def test_an_input_without_a_place_for_the_run_id_is_refused(service: FakeStepFunctions) -> None:
     with pytest.raises(RunError, match="the input of a is no JSON object"):
         resume_run(stepfunctions(), service.add("etl", "a", "FAILED", [1]))

@@ -279,9 +279,7 @@ def attempt(attempts: int, timeout: int) -> Any:
 
 
 @pytest.mark.parametrize(("timeout", "most"), [(0, 0), (1, 1), (60, 12), (3600, 100), (604800, 100)])
-def test_a_dataset_that_never_comes_ends_the_run_within_its_time(
-    aws: FakeAws, timeout: int, most: int
-) -> None:
+def test_a_dataset_that_never_arrives_ends_the_run_in_time(aws: FakeAws, timeout: int, most: int) -> None:
     arrive(aws, {"datasets/later/readme.txt": b"soon", "datasets/later/": b""})
     seconds = 0
     for attempts in range(most):
@@ -295,13 +293,21 @@ def test_a_dataset_that_never_comes_ends_the_run_within_its_time(
     assert f"within {timeout} s, and 2 of other names" in str(error.value)
 
 
+def test_an_execution_of_version_0_1_waits_for_its_dataset(aws: FakeAws) -> None:
+    document = {"dataset_id": "later", "arrival_timeout_seconds": 60}
+    answer = extract.handler({"run_id": "r", "input": document, "looks": 3}, CONTEXT)
+    assert (answer["arrived"], answer["looks"], answer["look_again_seconds"]) == (False, 4, 5)
+    with pytest.raises(DatasetError, match="within 60 s"):
+        extract.handler({"run_id": "r", "input": document, "looks": 12}, CONTEXT)
+
+
 def test_a_dataset_that_comes_late_is_taken(aws: FakeAws) -> None:
     assert not attempt(3, 60)["arrived"]
     arrive(aws, {"datasets/later/a.jsonl": b'{"a":1}'})
     assert attempt(4, 60)["arrived"]
 
 
-def test_objects_of_other_names_are_ignored_and_said_so(aws: FakeAws) -> None:
+def test_objects_of_other_names_are_ignored_and_listed(aws: FakeAws) -> None:
     arrive(aws, {"datasets/sales/": b"", "datasets/sales/readme.txt": b"x", "datasets/sales2/a.csv": CSV})
     manifest = json.loads(aws.s3.objects[run()["manifest"]].body)
     assert manifest["ignored"] == ["datasets/sales/readme.txt"]
@@ -345,7 +351,7 @@ def test_a_throttle_is_retried_by_its_name(aws: FakeAws, operation: str) -> None
     assert run()["rows"] == 5
 
 
-def test_a_source_that_goes_while_it_is_read_is_tried_again(aws: FakeAws) -> None:
+def test_a_source_that_is_deleted_while_it_is_read_is_retried(aws: FakeAws) -> None:
     aws.faults.fail("get_object", "NoSuchKey")
     with pytest.raises(TransientError, match=r"datasets/sales/a\.csv was deleted"):
         run()
@@ -373,7 +379,7 @@ def test_a_load_waits_for_the_hour_that_was_computed_first(aws: FakeAws) -> None
 
 
 @pytest.mark.parametrize("answer", [None, {}, {"approved": False}, {"approved": "true"}, True, [1]])
-def test_nothing_but_a_yes_is_a_yes(aws: FakeAws, answer: Any) -> None:
+def test_only_approved_true_is_an_approval(aws: FakeAws, answer: Any) -> None:
     document = {**INPUT, "approval": True}
     with pytest.raises(schedule.ApprovalRefused, match="started again with this run_id it asks again"):
         run(document, approval=answer)

@@ -2,8 +2,8 @@
 
 import itertools
 import threading
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -11,6 +11,11 @@ from typing import Any, Literal, NamedTuple
 from botocore.exceptions import ClientError
 
 Moment = Literal["before", "after"]
+MOMENTS: tuple[Moment, ...] = ("before", "after")
+
+Action = Callable[[], Any]
+# What a call does instead of its action, which it gets.
+Plan = Callable[[Action], Any]
 
 
 class AwsError(Exception):
@@ -41,35 +46,29 @@ class Call(NamedTuple):
     parameters: dict[str, Any]
 
 
-@dataclass
 class Death:
     """The end of the process at one of its calls to AWS, before or after that is carried out.
 
-    `call`: its number, from 1 where the `with` block begins. The block ends with the process; `happened` says
-    whether the process came to that call. The process's other threads get no further either.
+    For a `with` block, which ends with the process. `call`: its number, from 1 where the block begins.
+    `happened`: whether the process came to that call. Its other threads get no further either.
     """
 
-    call: int
-    moment: Moment
-    happened: bool = False
-    _faults: "Faults | None" = None
-    _calls: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, faults: "Faults", call: int, moment: Moment) -> None:
+        self.call, self.moment, self.happened = call, moment, False
+        self._faults = faults
+        self._calls = 0
+        self._lock = threading.Lock()
 
-    def __enter__(self) -> "Death":
-        assert self._faults
-        assert self._faults.death is None
+    def __enter__(self) -> None:
         self._faults.death = self
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        assert self._faults
         self._faults.death = None
         return isinstance(error, ProcessDied)
 
-    def carry_out(self, action: Callable[[], Any]) -> Any:
+    def carry_out(self, action: Action) -> Any:
         """Carries a call out, unless the process dies before."""
         with self._lock:
             self._calls += 1
@@ -87,14 +86,15 @@ class Death:
 
 
 class Faults:
-    """What is planned to go wrong, by operation, and all calls so far."""
+    """All calls so far, and what is planned for the next ones, by operation.
+
+    Each plan is for one call; several for one operation are for calls that follow each other.
+    """
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.death: Death | None = None
-        self._errors: dict[str, list[Exception]] = {}
-        self._lost: dict[str, int] = {}
-        self._meanwhile: dict[str, list[Callable[[], Any]]] = {}
+        self._plans: defaultdict[str, deque[Plan]] = defaultdict(deque)
         self._lock = threading.Lock()
 
     def operations(self) -> list[str]:
@@ -103,20 +103,34 @@ class Faults:
 
     def fail(self, operation: str, error: str | Exception, *, times: int = 1) -> None:
         """The next calls answer this error code, or raise this error of the network; nothing is done."""
-        planned = AwsError(error) if isinstance(error, str) else error
-        self._errors.setdefault(operation, []).extend([planned] * times)
 
-    def lose_answer(self, operation: str, *, times: int = 1) -> None:
-        """The next calls are carried out, and again: the SDK repeats a call whose answer was lost."""
-        self._lost[operation] = self._lost.get(operation, 0) + times
+        def plan(_action: Action) -> Any:
+            raise AwsError(error) if isinstance(error, str) else error
 
-    def meanwhile(self, operation: str, action: Callable[[], Any]) -> None:
+        self._plans[operation].extend([plan] * times)
+
+    def lose_answer(self, operation: str, error: Exception | None = None) -> None:
+        """The next call is carried out, but its answer is lost.
+
+        The SDK sends it again, and the second answer arrives; or it gives up with this error of the network.
+        """
+
+        def plan(action: Action) -> Any:
+            action()
+            if error is not None:
+                raise error
+            return action()
+
+        self._plans[operation].append(plan)
+
+    def meanwhile(self, operation: str, other: Action) -> None:
         """Another process does this just before the next call is carried out."""
-        self._meanwhile.setdefault(operation, []).append(action)
 
-    def death_at(self, call: int, moment: Moment) -> Death:
-        """For a `with` block: the process dies at the block's call of this number, from 1."""
-        return Death(call, moment, _faults=self)
+        def plan(action: Action) -> Any:
+            other()
+            return action()
+
+        self._plans[operation].append(plan)
 
     def each_death(self) -> Iterator[Death]:
         """A death before the first call and one after it, then at the second call, up to the last.
@@ -124,34 +138,24 @@ class Faults:
         Each is for a `with` block, in which the same is to be called. Ends after the first that did not
         happen: the process came to its end before that call.
         """
-        moments: tuple[Moment, ...] = ("before", "after")
-        for call, moment in ((call, moment) for call in itertools.count(1) for moment in moments):
-            death = self.death_at(call, moment)
-            yield death
-            if not death.happened:
-                return
+        for call in itertools.count(1):
+            for moment in MOMENTS:
+                death = Death(self, call, moment)
+                yield death
+                if not death.happened:
+                    return
 
-    def carry_out(self, call: Call, action: Callable[[], Any]) -> Any:
+    def carry_out(self, call: Call, action: Action) -> Any:
         """What a call answers, with what was planned for it."""
         answer = partial(self._answer, call, action)
         return self.death.carry_out(answer) if self.death else answer()
 
-    def _answer(self, call: Call, action: Callable[[], Any]) -> Any:
+    def _answer(self, call: Call, action: Action) -> Any:
         with self._lock:
             self.calls.append(call)
-            errors = self._errors.get(call.operation)
-            error = errors.pop(0) if errors else None
-            is_lost = error is None and self._lost.get(call.operation, 0) > 0
-            if is_lost:
-                self._lost[call.operation] -= 1
-            actions = self._meanwhile.pop(call.operation, [])
-        for each in actions:
-            each()
-        if error is not None:
-            raise error
-        if is_lost:
-            action()
-        return action()
+            plans = self._plans[call.operation]
+            plan = plans.popleft() if plans else None
+        return plan(action) if plan else action()
 
 
 def client_error(code: str, operation: str) -> ClientError:

@@ -115,7 +115,7 @@ def refuse_task_1(document: Json) -> Json:
 # The worker
 
 
-def test_a_task_is_run_recorded_and_answered(workers: Workers) -> None:
+def test_a_task_is_run_and_stored_and_its_callback_is_sent(workers: Workers) -> None:
     again = workers.deliver(message(0), message(3, token="other"))
 
     assert (again, workers.ran) == ([], [{"n": 0}, {"n": 3}])
@@ -126,7 +126,7 @@ def test_a_task_is_run_recorded_and_answered(workers: Workers) -> None:
     ]
 
 
-def test_a_second_delivery_answers_without_the_work(workers: Workers) -> None:
+def test_a_second_delivery_sends_the_callback_without_running_the_service(workers: Workers) -> None:
     workers.deliver(message(token="first"))
     workers.deliver(message(token="second"), receive=2)
 
@@ -161,7 +161,9 @@ def test_wherever_a_worker_dies_the_task_counts_once_and_is_answered(
     assert deaths > 5
 
 
-def test_an_answer_that_fails_is_sent_again_without_the_work(aws: FakeAws, workers: Workers) -> None:
+def test_a_callback_that_fails_is_sent_again_without_running_the_service(
+    aws: FakeAws, workers: Workers
+) -> None:
     aws.faults.fail("send_task_success", "ThrottlingException")
 
     assert workers.deliver(message()) == [message()]
@@ -171,14 +173,16 @@ def test_an_answer_that_fails_is_sent_again_without_the_work(aws: FakeAws, worke
 
 
 @pytest.mark.parametrize("code", ["TaskTimedOut", "TaskDoesNotExist", "InvalidToken"])
-def test_an_answer_that_nobody_waits_for_is_done_with(aws: FakeAws, workers: Workers, code: str) -> None:
+def test_a_callback_that_the_machine_no_longer_waits_for_is_no_error(
+    aws: FakeAws, workers: Workers, code: str
+) -> None:
     aws.faults.fail("send_task_success", code)
 
     assert workers.deliver(message()) == []
     assert state().status == "done"
 
 
-def test_a_task_that_a_worker_has_comes_again_when_its_lease_has_ended(
+def test_a_task_that_another_worker_owns_is_delivered_again_after_its_lease(
     aws: FakeAws, workers: Workers
 ) -> None:
     tasks.claim(task(), lease(aws, 30), last=False)
@@ -187,7 +191,7 @@ def test_a_task_that_a_worker_has_comes_again_when_its_lease_has_ended(
     assert (aws.sqs.hidden, workers.ran) == ({message(): 31}, [])
 
 
-def test_a_worker_that_comes_late_changes_nothing_and_answers_what_counts(
+def test_a_worker_whose_lease_expired_changes_nothing_and_sends_what_counts(
     aws: FakeAws, workers: Workers
 ) -> None:
     def slow(document: Json) -> Json:
@@ -204,7 +208,7 @@ def test_a_worker_that_comes_late_changes_nothing_and_answers_what_counts(
 
 
 @pytest.mark.parametrize("error", [TransientError("busy"), ConnectionError("reset"), KeyError("a bug")])
-def test_what_may_pass_is_tried_again_with_growing_pauses_until_the_last_delivery(
+def test_an_error_that_is_not_final_is_retried_with_growing_delays_until_the_last_delivery(
     aws: FakeAws, workers: Workers, error: Exception
 ) -> None:
     workers.service = raises(error)
@@ -219,7 +223,9 @@ def test_what_may_pass_is_tried_again_with_growing_pauses_until_the_last_deliver
     assert workers.callbacks == [("token-0", f"{type(error).__name__}: {error}")]
 
 
-def test_poison_fails_its_task_at_once_and_goes_to_the_dead_letter_queue(workers: Workers) -> None:
+def test_a_final_error_fails_its_task_at_the_first_delivery_and_goes_to_the_dead_letter_queue(
+    workers: Workers,
+) -> None:
     workers.service = refuse_task_1
 
     assert workers.deliver(message(0), message(1), message(2)) == []
@@ -227,7 +233,7 @@ def test_poison_fails_its_task_at_once_and_goes_to_the_dead_letter_queue(workers
     assert workers.dead == [SentMessage(message(1), {"error": "ServiceError", "cause": "no"})]
 
 
-def test_a_failure_that_comes_again_is_answered_again(aws: FakeAws, workers: Workers) -> None:
+def test_a_failure_that_is_delivered_again_is_sent_again(aws: FakeAws, workers: Workers) -> None:
     workers.service = raises(ServiceError("no"))
     aws.faults.fail("send_task_failure", "ThrottlingException")
 
@@ -236,7 +242,7 @@ def test_a_failure_that_comes_again_is_answered_again(aws: FakeAws, workers: Wor
     assert (len(workers.ran), workers.callbacks) == (1, [("token-0", "ServiceError: no")])
 
 
-def test_a_new_round_tries_again_what_failed_and_keeps_what_is_done(workers: Workers) -> None:
+def test_a_new_round_retries_what_failed_and_keeps_what_is_done(workers: Workers) -> None:
     workers.deliver(message(0))
     workers.service = raises(ServiceError("no"))
     workers.deliver(message(1))
@@ -247,7 +253,7 @@ def test_a_new_round_tries_again_what_failed_and_keeps_what_is_done(workers: Wor
     assert (state(0).result, state(1).result) == ('{"n":0}', '"better"')
 
 
-def test_a_task_that_ends_its_workers_is_given_up(workers: Workers) -> None:
+def test_a_task_at_which_workers_keep_dying_fails(workers: Workers) -> None:
     workers.service = raises(ProcessDied())
     for receive in range(1, MAX_DEATHS + 1):
         assert workers.deliver(message(), receive=receive) == [message()]
@@ -260,7 +266,7 @@ def test_a_task_that_ends_its_workers_is_given_up(workers: Workers) -> None:
     )
 
 
-def test_at_the_last_delivery_only_a_task_that_ended_no_worker_is_run(workers: Workers) -> None:
+def test_at_the_last_delivery_only_a_task_at_which_no_worker_died_is_run(workers: Workers) -> None:
     workers.service = raises(ProcessDied())
     workers.deliver(message(0), message(1))
     workers.wait()
@@ -270,7 +276,7 @@ def test_at_the_last_delivery_only_a_task_that_ended_no_worker_is_run(workers: W
     assert (state(0).error, state(1).status) == ("WorkerDied", "done")
 
 
-def test_tasks_that_ended_a_worker_come_after_the_others(workers: Workers) -> None:
+def test_tasks_at_which_a_worker_died_come_after_the_others(workers: Workers) -> None:
     def service(document: Json) -> Json:
         if document["n"] in (0, 1):
             raise ProcessDied
@@ -315,7 +321,7 @@ def test_a_cause_is_what_a_message_may_carry(workers: Workers) -> None:
     assert len(state().cause) == tasks.MAX_CAUSE_CHARS
 
 
-def test_a_write_whose_answer_was_lost_is_one_s_own(aws: FakeAws, workers: Workers) -> None:
+def test_a_worker_recognizes_its_own_write_whose_answer_was_lost(aws: FakeAws, workers: Workers) -> None:
     aws.faults.lose_answer("put_item")
 
     assert workers.deliver(message()) == []
@@ -352,7 +358,9 @@ def test_what_a_worker_recorded_stays(workers: Workers) -> None:
     assert (state(0).status, state(1).error) == ("done", "ServiceError")
 
 
-def test_a_worker_that_is_still_at_it_can_t_bring_back_a_task_that_was_given_up(workers: Workers) -> None:
+def test_a_worker_that_is_still_running_changes_nothing_of_a_task_that_the_machine_failed(
+    workers: Workers,
+) -> None:
     def slow(_document: Json) -> Json:
         given_up(0)
         return "late"

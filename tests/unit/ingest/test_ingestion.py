@@ -178,6 +178,19 @@ def test_wherever_a_worker_dies_the_object_is_ingested_once(aws: FakeAws, deploy
     assert deaths > 30
 
 
+def test_an_execution_of_version_0_1_sends_no_run_id_after_the_lock(aws: FakeAws, calls: list[int]) -> None:
+    locked = lock.handler({"input": {"key": KEY}, "owner": "first", "run_id": "first"}, CONTEXT)
+    progress = work.handler({"object": locked["object"], "owner": "first"}, CONTEXT)
+    event: unlock.Event = {"object": locked["object"], "owner": "first", "result": None}
+
+    assert progress["finished"]
+    assert unlock.handler(event, CONTEXT) is None
+    assert (
+        lock.handler({"input": {"key": KEY}, "owner": "other", "run_id": "other"}, CONTEXT)["outcome"]
+        == "locked"
+    )
+
+
 def test_a_lock_that_another_run_holds_is_named(aws: FakeAws, calls: list[int]) -> None:
     lock.handler({"input": {"key": KEY}, "owner": "first", "run_id": "first"}, CONTEXT)
 

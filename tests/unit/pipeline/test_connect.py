@@ -86,7 +86,7 @@ def test_a_name_is_legal_for_an_execution(aws: FakeAws) -> None:
     ],
 )
 @pytest.mark.parametrize("wrap", [str, published], ids=["queue", "topic"])
-def test_a_malformed_message_comes_again_and_the_others_do_not(
+def test_a_malformed_message_is_delivered_again_and_the_others_are_not(
     aws: FakeAws, reasons: Reasons, wrap: Callable[[str], str], message: str, reason: str
 ) -> None:
     assert deliver(wrap(message), '{"request_id": "r-2"}') == [wrap(message)]
@@ -103,7 +103,7 @@ def test_nothing_of_a_message_is_logged(aws: FakeAws, reasons: Reasons, logged: 
 
 
 @pytest.mark.parametrize("code", ["ThrottlingException", "StateMachineDoesNotExist"])
-def test_a_run_that_cannot_be_started_now_comes_again(aws: FakeAws, code: str) -> None:
+def test_a_message_whose_run_cannot_be_started_is_delivered_again(aws: FakeAws, code: str) -> None:
     aws.faults.fail("start_execution", code)
 
     assert deliver('{"request_id": "r-1"}') == ['{"request_id": "r-1"}']

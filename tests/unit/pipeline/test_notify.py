@@ -27,7 +27,7 @@ def event(**detail: Any) -> dict[str, Any]:
     return {"detail-type": "Step Functions Execution Status Change", "detail": {**failed, **detail}}
 
 
-def test_a_failure_is_told_with_its_request_and_cause(aws: FakeAws) -> None:
+def test_a_failure_is_published_with_its_request_and_cause(aws: FakeAws) -> None:
     notify.handler(event(), CONTEXT)
 
     (published,) = aws.sns.published
@@ -42,7 +42,7 @@ def test_a_failure_is_told_with_its_request_and_cause(aws: FakeAws) -> None:
 
 
 @pytest.mark.parametrize("status", ["TIMED_OUT", "ABORTED"])
-def test_what_no_state_can_tell_is_told_as_well(aws: FakeAws, status: str) -> None:
+def test_a_timeout_and_a_stop_are_published_as_well(aws: FakeAws, status: str) -> None:
     notify.handler(event(status=status, error=None, cause=None), CONTEXT)
 
     message = json.loads(aws.sns.published[0].text)

@@ -113,7 +113,7 @@ def test_a_run_may_start_after_what_the_document_has_already() -> None:
     assert found["first"] == 1
 
 
-def test_throttles_are_tried_again(aws: FakeAws) -> None:
+def test_throttles_are_retried(aws: FakeAws) -> None:
     aws.faults.fail("put_object", "SlowDown")
 
     with pytest.raises(TransientError, match="SlowDown"):
@@ -209,7 +209,7 @@ def test_a_services_error_names_it() -> None:
 @pytest.mark.parametrize(
     ("error", "raised"), [(TransientError("busy"), TransientError), (ConnectionError("gone"), TransientError)]
 )
-def test_what_may_pass_is_transient(
+def test_errors_of_the_network_are_transient(
     monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception]
 ) -> None:
     def fail(document: dict[str, Any]) -> Any:

@@ -1,0 +1,178 @@
+"""Conditional writes to the table, and what is found where the condition does not hold."""
+
+import time
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from core import table
+from core.settings import settings
+from core.table import KEEP_SECONDS, delete_if, get_item, put_if, query_items, update_if
+from tests.unit.fake_aws import FakeAws
+from tests.unit.fake_aws.dynamodb import PAGE_ITEMS
+
+KEY = {"pk": "run#r", "sk": "step#a"}
+IS_NEW = "attribute_not_exists(pk)"
+
+pytestmark = pytest.mark.usefixtures("aws")
+
+
+def test_an_item_comes_back_as_it_was_put() -> None:
+    values = {"text": "日本", "empty": "", "number": 12, "large": 10**20, "flag": True, "none": None}
+
+    assert put_if(IS_NEW, {**KEY, **values, "expires_at": 7}) is None
+
+    found = get_item(KEY)
+    assert found == {**KEY, **values, "expires_at": 7}
+    assert {name: type(found[name]) for name in values} == {name: type(values[name]) for name in values}
+
+
+def test_an_item_that_is_not_there_is_none() -> None:
+    assert get_item(KEY) is None
+
+
+def test_an_item_is_kept_longer_than_step_functions_keeps_names() -> None:
+    before = int(time.time())
+
+    put_if(IS_NEW, KEY)
+
+    found = get_item(KEY)
+    assert found
+    assert 90 * 24 * 3600 < KEEP_SECONDS <= found["expires_at"] - before <= KEEP_SECONDS + 60
+
+
+def test_where_the_condition_does_not_hold_the_item_stays_and_is_returned() -> None:
+    put_if(IS_NEW, {**KEY, "owner": "a", "count": 1, "expires_at": 7})
+
+    found = put_if(IS_NEW, {**KEY, "owner": "b"})
+
+    assert found == get_item(KEY) == {**KEY, "owner": "a", "count": 1, "expires_at": 7}
+    assert type(found["count"]) is int
+
+
+def test_where_there_is_no_item_to_return_it_is_empty() -> None:
+    assert put_if("#owner = :owner", KEY, {":owner": "a"}) == {}
+    assert update_if("#owner = :owner", KEY, "SET x = :x", {":owner": "a", ":x": 1}) == {}
+    assert delete_if("#owner = :owner", KEY, {":owner": "a"}) == {}
+    assert get_item(KEY) is None
+
+
+def test_an_update_sets_and_adds() -> None:
+    put_if(IS_NEW, {**KEY, "owner": "a", "state": "held", "expires_at": 7})
+
+    for until in (10, 20):
+        assert update_if(
+            "#owner = :owner AND #state = :held",
+            KEY,
+            "SET until = :until, #result = :result ADD renewals :one",
+            {":owner": "a", ":held": "held", ":until": until, ":result": "r", ":one": 1},
+        ) is None  # fmt: skip
+
+    expected = {"owner": "a", "state": "held", "until": 20, "result": "r", "renewals": 2, "expires_at": 7}
+    assert get_item(KEY) == {**KEY, **expected}
+
+
+def test_an_update_or_a_delete_that_is_not_allowed_changes_nothing() -> None:
+    put_if(IS_NEW, {**KEY, "owner": "a", "expires_at": 7})
+    there = get_item(KEY)
+
+    assert update_if("#owner = :owner", KEY, "SET x = :x", {":owner": "b", ":x": 1}) == there
+    assert delete_if("#owner = :owner", KEY, {":owner": "b"}) == there
+    assert get_item(KEY) == there
+
+
+def test_what_is_deleted_is_gone() -> None:
+    put_if(IS_NEW, {**KEY, "owner": "a"})
+
+    assert delete_if("#owner = :owner", KEY, {":owner": "a"}) is None
+    assert get_item(KEY) is None
+
+
+ITEM = {"a": "1", "n": 9, "owner": "me"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "values", "holds"),
+    [
+        ("a = :a", {":a": "1"}, True),
+        ("a = :a", {":a": 1}, False),
+        ("b = :a", {":a": "1"}, False),
+        ("n < :n", {":n": 10}, True),
+        ("n < :n", {":n": 9}, False),
+        ("n < :n", {":n": "a"}, False),
+        ("b < :n", {":n": 10}, False),
+        ("attribute_not_exists(b)", None, True),
+        ("attribute_not_exists(#owner)", None, False),
+        ("a = :x OR a = :a AND n = :n", {":x": "1", ":a": "1", ":n": 0}, True),
+        ("(a = :x OR a = :a) AND n = :n", {":x": "1", ":a": "1", ":n": 0}, False),
+        ("a = :x AND n = :n OR #owner = :me", {":x": "0", ":n": 9, ":me": "me"}, True),
+        (f"{IS_NEW} OR (#owner = :me AND (n < :n OR a = :a))", {":me": "me", ":n": 0, ":a": "1"}, True),
+        (f"{IS_NEW} OR (#owner = :me AND (n < :n OR a = :a))", {":me": "me", ":n": 0, ":a": "0"}, False),
+    ],
+)
+def test_a_condition_is_evaluated(condition: str, values: dict[str, Any] | None, holds: bool) -> None:
+    put_if(IS_NEW, {**KEY, **ITEM})
+
+    assert (put_if(condition, {**KEY, "a": "new"}, values) is None) is holds
+
+
+@pytest.mark.parametrize(
+    ("condition", "values"),
+    [
+        ("owner = :a", {":a": "1"}),  # a reserved word
+        ("a = :b", {":a": "1"}),
+        ("a = :a", {":a": "1", ":unused": "1"}),
+        ("a == :a", {":a": "1"}),
+        ("(a = :a", {":a": "1"}),
+        ("a = :a AND", {":a": "1"}),
+        ("a = :a ; a = :a", {":a": "1"}),
+    ],
+)
+def test_a_condition_that_is_none_is_an_error(condition: str, values: dict[str, Any]) -> None:
+    with pytest.raises(ClientError, match="ValidationException"):
+        put_if(condition, KEY, values)
+
+
+@pytest.mark.parametrize("count", [0, 1, PAGE_ITEMS, PAGE_ITEMS + 1, 3 * PAGE_ITEMS - 1])
+def test_all_items_of_a_partition_come_in_order(aws: FakeAws, count: int) -> None:
+    for number in reversed(range(count)):
+        put_if(IS_NEW, {"pk": "task#r#0", "sk": f"{number:06}", "number": number})
+    for other in ("task#r#1", "task#r", "task#"):
+        put_if(IS_NEW, {"pk": other, "sk": "000000"})
+    aws.faults.calls.clear()
+
+    assert [item["number"] for item in query_items("task#r#0")] == list(range(count))
+    assert len(aws.faults.calls) == count // PAGE_ITEMS + 1
+
+
+def test_a_write_whose_answer_was_lost_is_found(aws: FakeAws) -> None:
+    aws.faults.lose_answer("put_item")
+
+    assert put_if(IS_NEW, {**KEY, "owner": "a", "expires_at": 7}) == {**KEY, "owner": "a", "expires_at": 7}
+
+
+WRITES = {
+    "put_item": lambda: put_if(IS_NEW, KEY),
+    "update_item": lambda: update_if(IS_NEW, KEY, "SET a = :a", {":a": 1}),
+    "delete_item": lambda: delete_if("a = :a", KEY, {":a": 1}),
+}
+
+
+@pytest.mark.parametrize(
+    ("operation", "code"),
+    [(name, code) for name in WRITES for code in ("ThrottlingException", "AccessDeniedException")],
+)
+def test_other_errors_are_raised(aws: FakeAws, operation: str, code: str) -> None:
+    aws.faults.fail(operation, code)
+
+    with pytest.raises(ClientError, match=code):
+        WRITES[operation]()
+
+
+def test_a_table_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TABLE", "other")
+    settings.cache_clear()
+
+    with pytest.raises(ClientError, match="ResourceNotFoundException"):
+        table.get_item(KEY)
