@@ -55,10 +55,13 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 def _attend(engine: Engine) -> None:
     """Waits while the engine runs, and stops it at Ctrl-C. Raises EngineError where it died."""
     shown = ""
+    failures = 0
     try:
         with console.status("") as line:
             while engine.is_alive():
-                health = "healthy" if engine.is_healthy() else "not answering"
+                failures = 0 if engine.is_healthy() else failures + 1
+                # One failure may be the engine's end, which is told below.
+                health = "not answering" if failures > 1 else "healthy"
                 text = f"The engine is {health}: {engine.url}; Ctrl-C stops it."
                 line.update(text)
                 if text != shown and not console.is_terminal:

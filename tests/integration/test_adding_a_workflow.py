@@ -58,7 +58,7 @@ def test_an_input_that_its_schema_refuses_starts_nothing(sql: Callable[[str], An
 
 def test_stopped_while_it_waits_it_is_resumed_and_does_not_begin_anew(stack: Stack) -> None:
     client = stack.client("stepfunctions")
-    handle = start(stack, NAME, {"message": "call back", "delay_seconds": 3600})
+    handle = start(stack, NAME, {"message": "call back", "delay_seconds": 200})
     wait_for(lambda: "Wait until due" in entered(stack, handle), "the wait")
     client.stop_execution(executionArn=handle)
     wait_for(lambda: client.describe_execution(executionArn=handle)["status"] == "ABORTED", "the stop")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from stepflake.cli import main
 from stepflake.commands import runs as runs_command
 from stepflake.runs import machine_arn
 from stepflake.snowflake.session import Session, SqlError, session_on
@@ -162,7 +163,7 @@ REFUSED: dict[str, tuple[str, list[list[Any]], int, str]] = {
         "fan_in",
         [[{}]],
         404,
-        "there is no workflow 'fan_in'; there are: etl, fan_out, ingest, pipeline",
+        "there is no workflow 'fan_in'; there are: etl, fan_out, ingest, pipeline, remind",
     ),
     "too many rows": (
         "fan_out",
@@ -269,9 +270,8 @@ class Terminal:
     """Calls `stepflake runs` on the session's stack."""
 
     def call(self, *arguments: str, exit_code: int = 0, given: str | None = None) -> Result:
-        result = CliRunner(mix_stderr=False).invoke(
-            runs_command.runs, arguments, input=given, catch_exceptions=False
-        )
+        runner = CliRunner(mix_stderr=False)
+        result = runner.invoke(main, ["runs", *arguments], input=given, catch_exceptions=False)
         assert result.exit_code == exit_code, result.output
         return result
 
@@ -304,7 +304,7 @@ def test_a_run_is_started_shown_and_resumed_at_a_terminal(terminal: Terminal) ->
     assert "ServiceError" in terminal.call("show", name).stdout
 
     resumed = terminal.call("resume", name)
-    assert f"{name} goes on as {name}-r1" in resumed.stderr
+    assert f"{name} is resumed as {name}-r1" in resumed.stderr
     document = json.loads(resumed.stdout.partition("\n")[2])
     assert statuses(document) == ["finished before", "finished before", "run", "run"]
     assert terminal.json("show", f"{name}-r1")["output"] == document
