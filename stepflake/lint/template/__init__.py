@@ -23,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     events.failed_events_of_other_sources_are_kept,
     storage.buckets_are_private_and_expire,
     storage.tables_are_encrypted_and_expire,
+    storage.queues_are_encrypted,
     access.apis_require_signatures,
     access.parameters_are_described,
 )

@@ -1,4 +1,4 @@
-"""Buckets and tables: encrypted, private, restorable, and with an end to what they keep."""
+"""Buckets, tables and queues: encrypted, private, restorable, and with an end to what they keep."""
 
 from collections.abc import Iterator
 
@@ -37,6 +37,12 @@ def tables_are_encrypted_and_expire(template: Template) -> Iterator[Finding]:
             yield Finding(name, "can't be restored", "set PointInTimeRecoverySpecification")
 
 
+def queues_are_encrypted(template: Template) -> Iterator[Finding]:
+    for name, queue in template.of_type("AWS::SQS::Queue"):
+        if not queue.get("SqsManagedSseEnabled") and "KmsMasterKeyId" not in queue:
+            yield Finding(name, "isn't encrypted by its own setting", "set SqsManagedSseEnabled to true")
+
+
 def _refuses_plain_http(policy: Document, bucket: str) -> bool:
     return target(policy["Bucket"]) == bucket and any(
         statement["Effect"] == "Deny"
@@ -44,7 +50,7 @@ def _refuses_plain_http(policy: Document, bucket: str) -> bool:
         and statement["Action"] == "s3:*"
         and statement.get("Condition", {}).get("Bool", {}).get("aws:SecureTransport") in ("false", False)
         and {"GetAtt", "Sub"}
-        <= {key.removeprefix("Fn::") for found in statement["Resource"] for key in found}
-        and {target(found) for found in statement["Resource"]} == {bucket}
+        <= {key.removeprefix("Fn::") for resource in statement["Resource"] for key in resource}
+        and {target(resource) for resource in statement["Resource"]} == {bucket}
         for statement in alternatives(policy["PolicyDocument"]["Statement"])
     )

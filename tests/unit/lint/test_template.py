@@ -83,8 +83,10 @@ Resources:
         Landed: { Type: EventBridgeRule, Properties: { DeadLetterConfig: { Arn: !GetAtt Dead.Arn } } }
   Queue:
     Type: AWS::SQS::Queue
-    Properties: { RedrivePolicy: { deadLetterTargetArn: !GetAtt Dead.Arn, maxReceiveCount: 3 } }
-  Dead: { Type: AWS::SQS::Queue, Properties: { MessageRetentionPeriod: 1209600 } }
+    Properties:
+      SqsManagedSseEnabled: true
+      RedrivePolicy: { deadLetterTargetArn: !GetAtt Dead.Arn, maxReceiveCount: 3 }
+  Dead: { Type: AWS::SQS::Queue, Properties: { KmsMasterKeyId: key, MessageRetentionPeriod: 1209600 } }
   Topic: { Type: AWS::SNS::Topic, Properties: {} }
   Subscription:
     Type: AWS::SNS::Subscription
@@ -164,6 +166,8 @@ MISTAKES: list[tuple[Edit, str]] = [
     (drop("Resources.Queue.Properties", "RedrivePolicy"), "Queue: has no dead-letter queue"),
     (drop("Resources.Queue.Properties.RedrivePolicy", "maxReceiveCount"), "Queue: has no dead-letter queue"),
     (drop("Resources.Dead.Properties", "MessageRetentionPeriod"), "Dead: forgets what failed"),
+    (drop("Resources.Queue.Properties", "SqsManagedSseEnabled"), "Queue: isn't encrypted"),
+    (drop("Resources.Dead.Properties", "KmsMasterKeyId"), "Dead: isn't encrypted"),
     (drop(f"{MACHINE}.Events.Landed.Properties", "DeadLetterConfig"), "Machine.Landed: events that can't be"),
     (put(QUEUED, FunctionResponseTypes=[]), "Work.Queued: one failure repeats the"),
     (put(QUEUED, Queue="arn:aws:sqs:us-east-1:1:theirs"), "Work.Queued: its queue isn't here"),
