@@ -360,7 +360,7 @@ def test_bad_input_is_refused_by_its_path(etl: Etl, change: dict[str, Any], path
 
 def test_a_file_without_a_header_names_itself(etl: Etl) -> None:
     etl.upload("a.csv", "id,\n1,2\n")
-    message = f"datasets/{etl.dataset}/a.csv, line 1: column 2 has no name; mend the header"
+    message = f"datasets/{etl.dataset}/a.csv, line 1: column 2 has no name; fix the header"
     assert failure(etl.run()) == ("DatasetError", message)
 
 

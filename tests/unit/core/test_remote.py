@@ -187,7 +187,7 @@ def test_a_value_that_cannot_be_answered_is_an_error_in_its_row(
     declared = signature("Any", returns=kind, vectorized=vectorized)
     error = failure(function, rows, declared)
     assert type(error) is ResultError
-    assert str(error).startswith("f, row 41: the value it returned cannot be answered: ")
+    assert str(error).startswith("f, row 41: the value it returned cannot be sent: ")
     declared = signature("Any", returns=kind, vectorized=vectorized, on_error="null")
     assert run(function, rows, declared) == [None, None]
     declared = signature("Any", returns=kind, vectorized=vectorized, on_error="object")

@@ -120,8 +120,8 @@ def test_a_field_without_end_takes_no_more_than_the_limit_with_it() -> None:
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        ("a,,b", "line 1: column 2 has no name; mend the header"),
-        ("a,b, a ", "line 1: column 3 is named 'a' like an earlier one; mend the header"),
+        ("a,,b", "line 1: column 2 has no name; fix the header"),
+        ("a,b, a ", "line 1: column 3 is named 'a' like an earlier one; fix the header"),
         ('a,"b"c', "line 1: the header is not CSV: ',' expected after '\"'"),
     ],
 )

@@ -56,8 +56,8 @@ def test_csv_names_the_first_line_of_each_row() -> None:
         ("a,b\n1,2\n3\n", "line 3: 1 fields, and the header has 2"),
         ('a\n"x"y\n', "line 2: not CSV: ',' expected after '\"'"),
         ('a\n1\n"x\n\n', "line 3: not CSV: unexpected end of data"),
-        ("a,a\n", "the file, line 1: column 2 is named 'a' like an earlier one; mend the header"),
-        ("\na,\n", "the file, line 2: column 2 has no name; mend the header"),
+        ("a,a\n", "the file, line 1: column 2 is named 'a' like an earlier one; fix the header"),
+        ("\na,\n", "the file, line 2: column 2 has no name; fix the header"),
     ],
 )
 def test_bad_csv(text: str, message: str) -> None:
