@@ -86,7 +86,7 @@ def test_the_first_writer_counts(aws: FakeAws) -> None:
 
 def test_two_writers_at_the_same_moment_try_again(aws: FakeAws) -> None:
     aws.faults.fail("put_object", "ConditionalRequestConflict")
-    with pytest.raises(TransientError, match="another writer is at batches/e/result"):
+    with pytest.raises(TransientError, match="another writer is putting batches/e/result"):
         store.store_result("e", batch(), ["[0,1]"])
 
 

@@ -222,5 +222,5 @@ def test_names_stay_legal_and_resumptions_of_long_ones_apart(service: FakeStepFu
 
 
 def test_an_input_without_a_place_for_the_run_id_is_refused(service: FakeStepFunctions) -> None:
-    with pytest.raises(RunError, match="the input of a is no JSON object"):
+    with pytest.raises(RunError, match="the input of a is not a JSON object"):
         resume_run(stepfunctions(), service.add("etl", "a", "FAILED", [1]))
