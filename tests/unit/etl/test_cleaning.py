@@ -223,8 +223,8 @@ def test_cleaning_is_all_or_nothing_and_cleaning_again_changes_nothing(values: d
     [
         ({" a": 1, "a ": 2}, "two columns are named 'a'"),
         ({"": 1}, "a column has no name"),
-        ({"a": "  ", "b": None}, "nothing in any column"),
-        ({}, "nothing in any column"),
+        ({"a": "  ", "b": None}, "all columns are empty"),
+        ({}, "all columns are empty"),
     ],
 )
 def test_what_is_no_row_says_why(values: dict[str, Any], reason: str) -> None:
@@ -315,7 +315,7 @@ def test_rejects_of_repeated_keys_say_which_columns() -> None:
 
     assert result[0] == same
     assert [(r.line, r.reason) for r in result if isinstance(r, Reject)] == [
-        (3, "the key (a, b) came before"),
+        (3, "the key (a, b) is repeated"),
         (4, "the key column b is empty"),
     ]
 

@@ -381,7 +381,7 @@ def test_a_load_waits_for_the_hour_that_was_computed_first(aws: FakeAws) -> None
 @pytest.mark.parametrize("answer", [None, {}, {"approved": False}, {"approved": "true"}, True, [1]])
 def test_only_approved_true_is_an_approval(aws: FakeAws, answer: Any) -> None:
     document = {**INPUT, "approval": True}
-    with pytest.raises(schedule.ApprovalRefused, match="started again with this run_id it asks again"):
+    with pytest.raises(schedule.ApprovalRefused, match="a new run with this run_id asks again"):
         run(document, approval=answer)
     assert aws.s3.under("loads/") == {}
 

@@ -173,7 +173,7 @@ def test_a_template_that_is_no_object_is_an_error(project: Path) -> None:
             "def broken(): ...",
             "lambdas/functions/broken.py: expected exactly one function",
         ),
-        ("good/input.json", "{", "lambdas: Expecting property name"),
+        ("good/input.json", "{", "lambdas/good/input.json:1: this is not JSON: Expecting property name"),
         ("queue/handler.py", "", "lambdas/queue: Python's standard library has queue; rename lambdas/queue"),
         (
             "click/handler.py",
