@@ -4,7 +4,7 @@ Only this module decides what happens to a row:
 - names of columns and texts are trimmed, empty texts become null; nothing else changes. CSV has texts only
   ("007" and "1.10" keep their digits, and Snowflake casts them), JSON Lines keeps its types and digits.
 - what cannot be a row (bad CSV, bad JSON, not UTF-8, too few or too many fields, only empty columns, a
-  partition column without a date, a repeated key) becomes a Reject with the reason and the text. None is lost.
+  partition column without a date, a repeated key) becomes a Reject with the reason and the text.
 - a file that cannot be read as rows at all (no usable header, broken gzip) fails the run: DatasetError.
 """
 

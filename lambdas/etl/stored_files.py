@@ -65,7 +65,10 @@ def store_file(run_id: str, step: str, name: str, lines: Iterable[bytes]) -> Sto
 
 
 def read_file(file: StoredFile) -> Iterator[bytes]:
-    """The lines of a file, without their ends, while it is read. Raises StoredFileError, at its end at the latest."""
+    """The lines of a file, without their ends, while it is read.
+
+    Raises StoredFileError, for a file that was changed after its last line.
+    """
     digest = hashlib.sha256()
     rows = 0
     try:

@@ -311,7 +311,7 @@ def test_when_a_run_dies_its_lease_expires_and_the_next_delivery_takes_over(
 
     assert bucket.end(dead).status == "ABORTED"
     assert held.output["outcome"] == "held"
-    assert f"run {dead.rpartition(':')[2]} is at work on this content" in held.output["message"]
+    assert f"run {dead.rpartition(':')[2]} is ingesting this content" in held.output["message"]
     assert taken_over.output["outcome"] == "processed"
     assert after.output["outcome"] == "skipped"
 

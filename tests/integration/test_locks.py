@@ -180,9 +180,9 @@ def test_an_owner_that_is_later_than_the_completion_changes_nothing(content: Con
 
 
 def test_a_lock_that_nobody_has_cannot_be_renewed_or_completed(content: Content) -> None:
-    with pytest.raises(LockLost, match=r"nobody holds the lock on .* any more; run it again"):
+    with pytest.raises(LockLost, match=r"no run holds the lock on .* any more; run it again"):
         renew(content, "a")
-    with pytest.raises(LockLost, match=r"nobody holds the lock on .* any more; run it again"):
+    with pytest.raises(LockLost, match=r"no run holds the lock on .* any more; run it again"):
         complete(content, "a", RESULT)
 
 

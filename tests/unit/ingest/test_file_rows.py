@@ -96,7 +96,7 @@ def test_json_without_rows(text: str) -> None:
         ('{"a": 1}\n{"a": "\\ud800"}', "line 2: half of a surrogate pair, which is not Unicode text"),
         ("[", "line 1: not JSON: Expecting value"),
         ('[{"a": 1},\n', "line 2: not JSON: Expecting value"),
-        ('[{"a": 1}\n{"a": 2}]', "line 1: not JSON: the element that ends there needs , or ] behind it"),
+        ('[{"a": 1}\n{"a": 2}]', "line 1: not JSON: the element that ends there needs , or ] after it"),
         ('[{"a": 1},\n\n{"a" 2}]', "line 3: not JSON: Expecting ':' delimiter"),
         ('[{"a": 1},\n2]', "line 2: not a JSON object"),
         ('[{"a": 1},\n{"a":\n1e999}]', "line 2: not JSON: the number 1e999 would become Infinity"),

@@ -197,7 +197,7 @@ def test_a_lock_that_another_run_holds_is_named(aws: FakeAws, calls: list[int]) 
     output = lock.handler({"input": {"key": KEY}, "owner": "other", "run_id": "other"}, CONTEXT)
 
     assert output["outcome"] == "held"
-    assert "run first is at work on this content" in output["message"]
+    assert "run first is ingesting this content" in output["message"]
 
 
 # --- parts ---
