@@ -194,13 +194,13 @@ def _unpack(event: Event) -> bytes:
         body = base64.b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode("utf-8")
     except ValueError as error:
         raise BadRequest(f"the body is not valid base64: {error}") from None
-    # API Gateway may have unpacked the body and kept the header `Content-Encoding`, so the first bytes decide.
+    # API Gateway may have unpacked the body and kept the header `Content-Encoding`: the first bytes decide.
     # No JSON text begins with these bytes.
     if body[:2] == b"\x1f\x8b":
         return _decompress(body, 16 + zlib.MAX_WBITS)
     if body[:1] == b"\x78":
         return _decompress(body, zlib.MAX_WBITS)
-    # A deflate stream without zlib's header, which some clients send, cannot be recognized by its bytes.
+    # A deflate stream without zlib's header, as some clients send, cannot be recognized by its bytes.
     if headers.get("content-encoding", "").lower() == "deflate" and not body.lstrip().startswith(b"{"):
         return _decompress(body, -zlib.MAX_WBITS)
     return body

@@ -30,8 +30,8 @@ from core.settings import settings
 from core.stored import read_stored
 from core.table import get_item, put_if, query_items
 
-# Tasks of one child execution, one object in S3 and one partition of the table, calculated in docs/fan-out.md:
-# its history stays far below 25,000 events, and a partition takes 1,000 writes a second.
+# Tasks of one child execution, one object in S3 and one partition of the table (docs/fan-out.md): its
+# history stays far below 25,000 events, and a partition takes 1,000 writes a second.
 GROUP_TASKS = 200
 
 # How many workers may die on a task in one round before the task fails.

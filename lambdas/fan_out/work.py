@@ -30,7 +30,7 @@ processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 FIRST_DELAY_SECONDS = 1
 LONGEST_DELAY_SECONDS = 60
 
-# The machine no longer waits for the callback: it was sent before, its timeout passed, or the run was stopped.
+# The machine no longer waits for a callback: it was sent before, its timeout passed, or the run was stopped.
 # https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html
 NOT_WAITED_FOR = ("TaskDoesNotExist", "TaskTimedOut", "InvalidToken")
 

@@ -130,7 +130,8 @@ def output_key(content: Content) -> str:
     excess = len(key.encode()) - MAX_KEY_BYTES
     if excess > 0:
         raise ObjectError(
-            f"the key is too long: its output's key may have {MAX_KEY_BYTES:,} bytes; shorten it by {excess} bytes"
+            f"the key is too long: its output's key may have {MAX_KEY_BYTES:,} bytes; "
+            f"shorten it by {excess} bytes"
         )
     return key
 

@@ -267,7 +267,7 @@ def test_second_up_of_a_name_at_the_same_time_is_refused(checkout: Project) -> N
     wait_for_line(first, "Building")
     second = checkout.run("up", "--detach", "--name", "same")
     assert second.returncode == 1
-    assert "Another `stepflake up` of the stack 'same' is at work" in second.stderr
+    assert "Another `stepflake up` of the stack 'same' is running" in second.stderr
     _, messages = first.communicate(timeout=PATIENCE)
     assert first.returncode == 0, messages
     checkout.run("down", "--name", "same")
