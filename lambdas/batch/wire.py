@@ -193,7 +193,7 @@ def _unpack(event: Event) -> bytes:
     try:
         body = base64.b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode("utf-8")
     except ValueError as error:
-        raise BadRequest(f"the body is not valid base64: {error}") from None
+        raise BadRequest(f"the body cannot be decoded: {error}") from None
     # API Gateway may have unpacked the body and kept the header `Content-Encoding`: the first bytes decide.
     # No JSON text begins with these bytes.
     if body[:2] == b"\x1f\x8b":

@@ -27,7 +27,7 @@ def write_schema(folder: Path, workflow: str, text: str) -> Path:
     return path
 
 
-def test_the_shipped_functions_are_there() -> None:
+def test_the_shipped_functions_are_in_the_catalog() -> None:
     catalog = read_catalog(diagnostics=False)
     assert str(catalog["sentiment"]) == "sentiment(text VARCHAR) -> VARIANT"
     assert "ext_func_async" in catalog["sentiment"].sql_names
@@ -36,7 +36,7 @@ def test_the_shipped_functions_are_there() -> None:
 
 
 @pytest.mark.parametrize("value", ["true", "false", None])
-def test_the_environment_says_whether_diagnostics_are_there(
+def test_the_environment_decides_whether_diagnostic_functions_are_included(
     monkeypatch: pytest.MonkeyPatch, value: str | None
 ) -> None:
     monkeypatch.delenv("DIAGNOSTICS", raising=False)
@@ -45,7 +45,7 @@ def test_the_environment_says_whether_diagnostics_are_there(
     assert ("echo" in read_catalog()) == (value == "true")
 
 
-def test_nothing_but_the_file_is_read_and_nothing_runs(tmp_path: Path) -> None:
+def test_a_file_is_read_without_running_it(tmp_path: Path) -> None:
     write(tmp_path, "f", "raise SystemExit\n@remote_function()\ndef f(x: str) -> str: ...\n")
     assert list(read_catalog(tmp_path)) == ["f"]
 
@@ -156,7 +156,7 @@ LISTS = "def f(x: list[str]) -> list[str]: ...\n"
         ("def f(:\n", ":2: this is not Python"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, source: str, said: str) -> None:
+def test_an_error_in_a_file_is_named_with_its_line(tmp_path: Path, source: str, said: str) -> None:
     assert said in problem(tmp_path, source)
 
 
