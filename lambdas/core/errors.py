@@ -67,7 +67,7 @@ TRANSIENT_CODES = frozenset(
 
 
 def is_missing(error: "ClientError") -> bool:
-    """Whether S3 has no such object: GET names the reason, HEAD has no body and gives the status alone."""
+    """Whether S3 has no such object: GET names the reason, HEAD has no body, so there is only the status."""
     return error.response["Error"]["Code"] in ("NoSuchKey", "404")
 
 

@@ -18,7 +18,7 @@ class ApprovalRefused(TaskError):
 
 
 class Event(TypedDict):
-    """What the machine sends. `approval`: what the approver answered, or None where none was asked."""
+    """What the machine sends. `approval`: what the approver answered, or None where no approval was asked for."""
 
     run_id: str
     approval: Any

@@ -4,7 +4,7 @@
     ingested/{function}/{name}/{content}.jsonl    a line for each row: {"row": its columns, "result": value}
 
 The output's key holds the content (etag and version), so that it always belongs to what was ingested, however
-often the object is replaced; it is written whole and once. Where the rows are more than one chunk, finished
+often the object is replaced; it is written once, as a whole. Where the rows are more than one chunk, finished
 chunks are checkpoints of the content: another run on the same content continues where this one stopped.
 """
 

@@ -257,9 +257,8 @@ def _lambda_processes(state: Path) -> list[int]:
 def _kill_lambdas(state: Path) -> None:
     for pid in _lambda_processes(state):
         try:
-            os.killpg(
-                os.getpgid(pid), signal.SIGKILL
-            )  # the group was the engine's: what they started is in it
+            # The group was the engine's: what the Lambdas started is in it too.
+            os.killpg(os.getpgid(pid), signal.SIGKILL)
         except ProcessLookupError:
             continue
     _wait_until(lambda: not _lambda_processes(state), f"Lambda processes of {state} can't be killed.")

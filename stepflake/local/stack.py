@@ -86,9 +86,8 @@ def _stop(state: Path) -> bool:
     engine = Engine.find(state)
     if engine is None:
         return False
-    (state / "engine.json").unlink(
-        missing_ok=True
-    )  # tells an attached `up` that the engine is stopped on purpose
+    # Tells an attached `up` that the engine is stopped on purpose.
+    (state / "engine.json").unlink(missing_ok=True)
     engine.stop()
     return True
 
