@@ -18,7 +18,7 @@ class ApprovalRefused(TaskError):
 
 
 class Event(TypedDict):
-    """What the machine sends. `approval`: what the approver answered, or None where no approval was asked for."""
+    """What the machine sends. `approval`: what the approver answered, None where none was required."""
 
     run_id: str
     approval: Any
