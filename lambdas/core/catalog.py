@@ -53,7 +53,7 @@ SQL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
 
 
 class CatalogError(Exception):
-    """A file that declares no remote function, or no input, as it should; the message names file and line."""
+    """An invalid file of functions/, or an invalid input.json; the message names the file and the line."""
 
 
 @dataclass(frozen=True)

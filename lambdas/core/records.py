@@ -52,7 +52,7 @@ Record = Row | Reject
 
 
 class _CsvRecord(NamedTuple):
-    """What csv.reader read. `line`: the first, from 1; `fields`: none for a blank line; `problem`: or ""."""
+    """What csv.reader read. `line`: the first, from 1; `fields`: none for a blank line; `problem`: if any."""
 
     line: int
     raw: str

@@ -294,7 +294,7 @@ def test_a_run_is_started_shown_and_resumed_from_a_terminal(terminal: Terminal) 
     assert "unstable: ValueError: the thirteenth row of thirteen" in failed.stdout
     assert f"stepflake runs resume {name}" in failed.stderr
     again = terminal.call("start", "pipeline", json.dumps(review()), "--run", name, exit_code=1)
-    assert f"There is a run {name!r} of pipeline already" in again.stderr
+    assert f"There is already a run {name!r} of pipeline;" in again.stderr
 
     shown = terminal.json("show", name)
     assert (shown["workflow"], shown["status"], shown["run_id"]) == ("pipeline", "FAILED", name)
