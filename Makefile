@@ -1,4 +1,4 @@
-# Two commands for a newcomer: `make demo` and `make test`. Everything they need is installed into .venv.
+# To begin: `make demo` and `make test`. Everything they need is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -10,7 +10,7 @@ help: ## list the targets
 
 setup: .venv/.ready ## install what development needs, from the lock file, into .venv
 
-# pip installs uv alone (its pin and hashes read from the lock), and uv installs the rest: seconds, not minutes.
+# pip installs only uv (with its pin and hashes from the lock), and uv the rest: in seconds, not minutes.
 .venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "stepflake needs Python 3.11 or newer; set PYTHON=python3.11")'
 	@echo "Setting up .venv (once) ..."
@@ -52,7 +52,7 @@ integration: .venv/.ready ## the tests on a real local stack, started once and s
 coverage: .venv/.ready ## list what the last `make test` did not cover
 	@$(BIN)/coverage report
 
-bench: .venv/.ready ## the stack beside the pattern people copy today, with ratios
+bench: .venv/.ready ## compare the stack with the pattern that people copy today
 	@$(BIN)/python -m benchmarks
 
 lock: .venv/.ready ## pin the newest versions that pyproject.toml and lambdas/requirements.in allow

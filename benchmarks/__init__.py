@@ -1,1 +1,1 @@
-"""The stack beside the pattern that people copy today, on the same engine and in the same run."""
+"""The stack compared with the pattern that people copy today, in one run on one engine."""

@@ -1,7 +1,7 @@
 """`make bench`: the stack and the pattern people copy today, in one run on one engine, with ratios.
 
 Absolute times say little: the engine runs Lambdas as processes of this machine. The ratios compare two
-systems under the same conditions, in turn.
+systems under the same conditions, alternately.
 """
 
 import math
@@ -44,10 +44,10 @@ REPORT = re.compile(r"Billed Duration: (\d+) ms\s+Memory Size: (\d+) MB")
 REPEATS = 20
 WAITING_ROWS, WAIT_SECONDS = 2000, 0.02
 IN_FLIGHT, BATCHES, BATCH_ROWS = 16, 96, 100
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 30  # long for either system
 RESULT_BYTES = [100_000, 300_000, 450_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 14_000_000, 20_000_000]
 
-# Text that packs about as well as people's does.
+# Text that compresses about as well as ordinary text.
 WORDS = "the snow lies on all roads and no wind stirs where we went by day in another year"
 
 output = Console(soft_wrap=True)
@@ -55,7 +55,7 @@ output = Console(soft_wrap=True)
 
 @dataclass(frozen=True)
 class System:
-    """One of the two, reached by the same client. `functions`: the names of its Lambdas begin so."""
+    """One of the two systems. `functions`: what the names of its Lambdas begin with."""
 
     name: str
     url: str
@@ -73,7 +73,7 @@ class System:
         )
 
     def client(self, batches: list[Batch] | None = None, in_flight: int = 1) -> SnowflakeClient:
-        """A client as Snowflake is one, which adds each batch that has ended to `batches`."""
+        """A client that behaves as Snowflake does, and adds each batch that has ended to `batches`."""
 
         def watch(batch: Batch) -> None:
             if batches is not None and batch.state != "sent":
@@ -84,7 +84,7 @@ class System:
     def send(
         self, name: str, rows: list[list[Any]], *, batch_rows: int | None = None, in_flight: int = 1
     ) -> "Sent":
-        """Rows through a remote function, as Snowflake sends them."""
+        """Sends rows to a remote function, as Snowflake does."""
         batches: list[Batch] = []
         start = time.perf_counter()
         with self.client(batches, in_flight) as client:
@@ -103,16 +103,16 @@ class Sent:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the report: ours and the sample's. `more`: is better; `shape`: how figures are written."""
+    """A line of the report: our figure and the sample's. `form`: of str.format, for both."""
 
     title: str
     figures: Sequence[float]
-    more: bool = False
-    shape: str = "{:,.3f}"
+    more_is_better: bool = False
+    form: str = "{:,.3f}"
 
 
 def main() -> None:
-    """Deploys both, measures both in turn, and prints them side by side."""
+    """Deploys both, measures both alternately, and prints a table of both."""
     lines: list[Line] = []
     with deployed() as (ours, sample):
         for title, measure in {
@@ -149,7 +149,7 @@ def deployed() -> Iterator[tuple[System, System]]:
 
 
 def latency(ours: System, sample: System) -> Iterator[Line]:
-    """Seconds from the POST to the rows, one batch at a time, the two systems in turn."""
+    """Seconds from the POST to the rows, one batch at a time, the two systems alternately."""
     for rows in (1, 100, 4096):
         seconds: dict[str, list[float]] = {ours.name: [], sample.name: []}
         for _ in range(REPEATS):
@@ -168,7 +168,10 @@ def throughput(ours: System, sample: System) -> Iterator[Line]:
         for system in (ours, sample)
     ]
     yield Line(
-        f"batches/s, {BATCH_ROWS} rows each, {IN_FLIGHT} in flight", figures, more=True, shape="{:,.1f}"
+        f"batches/s, {BATCH_ROWS} rows each, {IN_FLIGHT} in flight",
+        figures,
+        more_is_better=True,
+        form="{:,.1f}",
     )
 
 
@@ -177,24 +180,29 @@ def waiting_rows(ours: System, sample: System) -> Iterator[Line]:
     rows = [[WAIT_SECONDS]] * WAITING_ROWS
     figures = [WAITING_ROWS / system.send("sleep", rows).seconds for system in (ours, sample)]
     title = f"rows/s, {WAITING_ROWS:,} rows that each wait {WAIT_SECONDS * 1000:.0f} ms"
-    yield Line(title, figures, more=True, shape="{:,.0f}")
+    yield Line(title, figures, more_is_better=True, form="{:,.0f}")
 
 
 def largest_result(ours: System, sample: System) -> Iterator[Line]:
-    """The largest result that comes back whole, in MB of JSON."""
+    """The largest result that is returned completely, in MB of JSON."""
     figures = []
     for system in (ours, sample):
         largest = 0
         for size in RESULT_BYTES:
-            if not comes_back(system, _text_rows(size)):
+            if not is_echoed(system, _text_rows(size)):
                 break
             largest = size
         figures.append(largest / 1_000_000)
-    yield Line("largest result that comes back whole (MB of JSON)", figures, more=True, shape="{:,.2f}")
+    yield Line(
+        "largest result that is returned completely (MB of JSON)",
+        figures,
+        more_is_better=True,
+        form="{:,.2f}",
+    )
 
 
-def comes_back(system: System, rows: list[list[Any]]) -> bool:
-    """Whether these rows' echo comes back whole, within a time that is long for either."""
+def is_echoed(system: System, rows: list[list[Any]]) -> bool:
+    """Whether echo returns exactly these rows within PATIENCE_SECONDS."""
     stop = threading.Event()
     timer = threading.Timer(PATIENCE_SECONDS, stop.set)
     timer.start()
@@ -209,17 +217,17 @@ def comes_back(system: System, rows: list[list[Any]]) -> bool:
 
 
 def costs(ours: System, sample: System) -> Iterator[Line]:
-    """What a million rows ask of AWS, in batches of 4,096 and of 1 row."""
+    """What a million rows need of AWS, in batches of 4,096 and of 1 row."""
     for rows in (4096, 1):
         used = [usage(system, rows) for system in (ours, sample)]
         of = f"a million rows in batches of {rows:,}"
-        yield Line(f"AWS requests, {of}", [u.per_million(u.requests) for u in used], shape="{:,.0f}")
-        yield Line(f"state transitions, {of}", [u.per_million(u.transitions) for u in used], shape="{:,.0f}")
-        yield Line(f"dollars, {of}", [u.per_million(u.dollars) for u in used], shape="{:,.4f}")
+        yield Line(f"AWS requests, {of}", [u.per_million(u.requests) for u in used], form="{:,.0f}")
+        yield Line(f"state transitions, {of}", [u.per_million(u.transitions) for u in used], form="{:,.0f}")
+        yield Line(f"dollars, {of}", [u.per_million(u.dollars) for u in used], form="{:,.4f}")
 
 
 def usage(system: System, rows: int) -> Usage:
-    """What one batch asked of AWS, averaged over a few: counted by the engine's logs and histories."""
+    """What one batch needed of AWS, averaged over a few: counted from the engine's logs and histories."""
     before = _lambda_totals(system)
     runs = 5
     sent = [system.send("echo", [["I am happy"]] * rows).batches[0] for _ in range(runs)]
@@ -250,7 +258,7 @@ def usage(system: System, rows: int) -> Usage:
 
 
 def _reads(seconds: float) -> int:
-    """How often a POST that took so long looked at S3 for the result."""
+    """How often a POST that took so long read S3 for the result."""
     reads, delay = 1, api.FIRST_DELAY_SECONDS
     while seconds > delay:
         reads, seconds = reads + 1, seconds - delay
@@ -280,9 +288,9 @@ def _lambda_totals(system: System) -> tuple[int, float]:
     for group in groups:
         for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group):
             for event in page["events"]:
-                if found := REPORT.search(event["message"]):
+                if match := REPORT.search(event["message"]):
                     count += 1
-                    gb_seconds += int(found[1]) / 1000 * int(found[2]) / 1024
+                    gb_seconds += int(match[1]) / 1000 * int(match[2]) / 1024
     return count, gb_seconds
 
 
@@ -303,13 +311,13 @@ def _quantile(figures: list[float], quantile: float) -> float:
 
 
 def report(lines: list[Line], ratios: dict[str, float]) -> None:
-    """Prints the figures side by side."""
+    """Prints the figures of both, and their ratios."""
     table = Table("", "stepflake", "sample", "ratio", "better")
     for line in lines:
         ours, sample = line.figures
         ratio = ours / sample if sample else math.inf
-        better = "more" if line.more else "less"
-        table.add_row(line.title, line.shape.format(ours), line.shape.format(sample), f"{ratio:.2f}", better)
+        better = "more" if line.more_is_better else "less"
+        table.add_row(line.title, line.form.format(ours), line.form.format(sample), f"{ratio:.2f}", better)
     output.print(table)
     imports = Table("import time over `import boto3` and one client", "ratio")
     for name, ratio in ratios.items():

@@ -1,4 +1,4 @@
-"""What a million rows cost on AWS, from what one batch was seen to do."""
+"""What a million rows cost on AWS, computed from what one batch used."""
 
 from dataclasses import dataclass
 
@@ -48,5 +48,5 @@ class Usage:
         )
 
     def per_million(self, count: float) -> float:
-        """A count of this batch's, for a million rows."""
+        """A count of this batch, scaled to a million rows."""
         return count * 1_000_000 / self.rows

@@ -1,4 +1,4 @@
-"""Puts the pattern people copy today (benchmarks/sample) beside the stack, on the same engine."""
+"""Deploys the pattern that people copy today (benchmarks/sample) on the same engine as the stack."""
 
 import io
 import platform
@@ -31,7 +31,7 @@ def deploy_sample(stack: Stack) -> str:
 
 
 def _bootstrap(stack: Stack) -> bytes:
-    """The file that runs AWS's runtime client on this machine, out of a bundle that `stepflake up` made."""
+    """The file that runs AWS's runtime client on this machine, from a bundle that `stepflake up` made."""
     functions = stack.client("lambda")
     name = functions.list_functions()["Functions"][0]["FunctionName"]
     location = functions.get_function(FunctionName=name)["Code"]["Location"]

@@ -1,4 +1,4 @@
-"""What the author of a remote function or of a service imports: this, and no more, is kept stable."""
+"""What the authors of remote functions and of services import: the only stable API of lambdas/."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

@@ -7,12 +7,12 @@ import click
 from core.catalog import CatalogError
 from stepflake.errors import UserError
 
-# Each is stepflake/commands/{name}.py, which is imported when it is asked for: `stepflake --help` is quick.
+# Each is stepflake/commands/{name}.py, which is imported only when it is used: `stepflake --help` is fast.
 COMMANDS = {
-    "up": "Deploy the current code into a local stack, and start that first unless it runs.",
-    "down": "Stop a local stack; all that was in it is gone.",
-    "status": "Say where a local stack is, and how other tools reach it.",
-    "sql": "Run Snowflake SQL on this machine; external functions are really called.",
+    "up": "Start a local stack unless it runs, and deploy the current code into it.",
+    "down": "Stop a local stack, and delete all that is in it.",
+    "status": "Show where a local stack is, and how other tools reach it.",
+    "sql": "Run Snowflake SQL on this machine, with calls of the external functions.",
     "ddl": "Print the SQL that declares a stack's functions in Snowflake.",
     "demo": "Bring the stack up, call it from SQL, and show what happened.",
     "runs": "List, show, start, resume and stop runs of workflows.",

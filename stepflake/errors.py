@@ -1,4 +1,4 @@
-"""Errors of the developer's side."""
+"""The error that the command line shows to its user."""
 
 
 class UserError(Exception):

@@ -12,7 +12,7 @@ name_option = click.option("--name", default=DEFAULT_NAME, show_default=True, he
 
 
 def stack_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say which stack is meant; `find_stack` takes them."""
+    """The options that name a stack; `find_stack` takes them."""
     for option in (
         click.option("--profile", help="The AWS profile to reach --stack-name with."),
         click.option("--region", help="The AWS region of --stack-name."),

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 console = Console(stderr=True)
 
-# What was asked for goes to stdout: into a pipe or a file in whole lines.
+# Results go to stdout; in a pipe or a file their lines are not wrapped.
 output = Console(width=None if sys.stdout.isatty() else 1000, soft_wrap=True, highlight=False)
 
 

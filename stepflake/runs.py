@@ -1,4 +1,4 @@
-"""Runs of workflows on a deployed stack: found, listed, started, followed."""
+"""Runs of workflows on a deployed stack: lists, describes, starts and follows them."""
 
 import json
 import time
@@ -17,7 +17,7 @@ FOLLOW_SECONDS = 0.5
 
 
 class RunsError(UserError):
-    """What cannot be done to a run; the message says what can."""
+    """A run, a workflow or an input that a command cannot use; the message says why."""
 
 
 def machine_arn(stack: Stack, workflow: str) -> str:
@@ -27,7 +27,7 @@ def machine_arn(stack: Stack, workflow: str) -> str:
 
 
 def find_workflow(name: str) -> Workflow:
-    """The workflow of this name. Raises RunsError, which lists what there is."""
+    """The workflow of this name. Raises RunsError, which lists all."""
     workflows = read_workflows()
     if name not in workflows:
         raise RunsError(f"There is no workflow {name!r}; there are: {', '.join(workflows)}")
@@ -54,21 +54,21 @@ def list_runs(stack: Stack, workflows: list[str], status: str | None, limit: int
     return sorted(rows, key=lambda row: row["started"], reverse=True)
 
 
-def find(stack: Stack, run: str) -> Run:
+def find(stack: Stack, handle_or_name: str) -> Run:
     """The run of this handle or name. Raises RunsError."""
     client = stack.client("stepfunctions")
-    if run.startswith("arn:"):
+    if handle_or_name.startswith("arn:"):
         try:
-            return find_run(client, run)
+            return find_run(client, handle_or_name)
         except RunError as error:
             raise RunsError(str(error)) from error
     for name in read_workflows():
-        handle = machine_arn(stack, name).replace(":stateMachine:", ":execution:") + f":{run}"
+        handle = machine_arn(stack, name).replace(":stateMachine:", ":execution:") + f":{handle_or_name}"
         try:
             return find_run(client, handle)
         except RunError:
             continue
-    raise RunsError(f"There is no run {run!r}; see: stepflake runs list")
+    raise RunsError(f"There is no run {handle_or_name!r}; see: stepflake runs list")
 
 
 def start(stack: Stack, workflow: str, document: Any, name: str | None = None) -> str:
@@ -87,13 +87,13 @@ def start(stack: Stack, workflow: str, document: Any, name: str | None = None) -
         if error.response["Error"]["Code"] != "ExecutionAlreadyExists":
             raise
         raise RunsError(
-            f"There is a run {name!r} of {workflow} already; see: stepflake runs show {name}"
+            f"There is already a run {name!r} of {workflow}; see: stepflake runs show {name}"
         ) from None
     return str(answer["executionArn"])
 
 
 def follow(stack: Stack, handle: str) -> Run:
-    """Waits until a run has ended, and shows the state that it is in."""
+    """Waits until a run has ended, and shows its current state meanwhile."""
     client = stack.client("stepfunctions")
     with console.status("Starting ...") as status:
         while (run := find_run(client, handle)).is_running:

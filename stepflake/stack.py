@@ -1,4 +1,4 @@
-"""A deployed stack, on this machine or on AWS: where it is, and clients of the account that it is in."""
+"""A deployed stack, on this machine or on AWS: where it is, and clients for its account."""
 
 import functools
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ SECRET_KEY = "test"  # noqa: S105
 
 
 class StackError(UserError):
-    """A stack that is not there, or cannot be built or deployed."""
+    """A stack that does not exist, or cannot be built or deployed."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,15 @@ class Stack:
             if session.region_name is None:
                 raise StackError("No AWS region is set: name one with --region, or set AWS_REGION.")
             client = client_of("cloudformation", endpoint, region, profile)
-            found = client.describe_stacks(StackName=stack_name)["Stacks"][0]
+            described = client.describe_stacks(StackName=stack_name)["Stacks"][0]
         except (BotoCoreError, ClientError) as error:
             raise StackError(f"Stack {stack_name!r} can't be described: {error}") from error
-        outputs = {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])}
-        parameters = {item["ParameterKey"]: item["ParameterValue"] for item in found.get("Parameters", [])}
+        outputs = {item["OutputKey"]: item["OutputValue"] for item in described.get("Outputs", [])}
+        parameters = {
+            item["ParameterKey"]: item["ParameterValue"] for item in described.get("Parameters", [])
+        }
         if "ApiUrl" not in outputs:
-            raise StackError(f"Stack {stack_name!r} ({found['StackStatus']}) has no output ApiUrl.")
+            raise StackError(f"Stack {stack_name!r} ({described['StackStatus']}) has no output ApiUrl.")
         api_url = outputs["ApiUrl"].rstrip("/")
         if endpoint:
             # https://{api}.execute-api.{region}.amazonaws.com/{stage}, as the engine serves it.
@@ -68,13 +70,13 @@ class Stack:
     def credentials(self) -> Credentials:
         """To sign requests with. Raises StackError where there are none."""
         session = _session(self.aws_endpoint_url, self.region, self.profile)
-        found: Credentials | None = session.get_credentials()
-        if found is None:
-            raise StackError("No AWS credentials are found; set AWS_PROFILE or name a --profile.")
-        return found
+        credentials: Credentials | None = session.get_credentials()
+        if credentials is None:
+            raise StackError("There are no AWS credentials; set AWS_PROFILE or name a --profile.")
+        return credentials
 
     def client(self, service: str) -> Any:
-        """A boto3 client of the account that the stack is in; one for each service, made once."""
+        """A boto3 client for the stack's account; one for each service, made once."""
         return client_of(service, self.aws_endpoint_url, self.region, self.profile)
 
 

@@ -1,4 +1,4 @@
-"""Raw signed HTTP to a deployed API, without stepflake's own client: what the wire really carries."""
+"""Raw signed HTTP to a deployed API, without stepflake's own client: what is really sent and received."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 60
 
 @dataclass(frozen=True)
 class Response:
-    """What came over the wire, with its compression undone; `raw` is as it came."""
+    """A response with its body decompressed; `raw`: the body as it was sent."""
 
     status: int
     headers: Mapping[str, str]
@@ -49,12 +49,12 @@ class Response:
 
 
 def new_batch_id() -> str:
-    """As Snowflake's look."""
+    """A batch id in Snowflake's form."""
     return f"01{str(uuid.uuid4())[2:]}:1:1:0:0"
 
 
 def body_of(rows: Sequence[Sequence[Any]]) -> bytes:
-    """A POST's body, as Snowflake lays it out. Rows are of what Python's json writes."""
+    """A POST's body, in Snowflake's form. Rows are of what Python's json writes."""
     lines = ",\n".join(json.dumps([number, *row]) for number, row in enumerate(rows))
     return ('{\n"data":[\n' + lines + "\n]\n}").encode()
 
@@ -113,7 +113,7 @@ class Caller:
         return self.request("POST", name, body_of(rows), batch_id=batch_id, **options)
 
     def get(self, name: str, batch_id: str, **options: Any) -> Response:
-        """A poll."""
+        """One GET for a batch."""
         return self.request("GET", name, batch_id=batch_id, **options)
 
     def call(self, name: str, rows: Sequence[Sequence[Any]], batch_id: str | None = None) -> Response:
@@ -123,7 +123,7 @@ class Caller:
         return self.poll(name, batch_id) if response.status == 202 else response
 
     def poll(self, name: str, batch_id: str) -> Response:
-        """The final answer to a batch that was POSTed. Each GET waits by itself."""
+        """The final answer to a batch that was POSTed. Each GET waits on the server."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while (response := self.get(name, batch_id)).status == 202:
             assert time.monotonic() < deadline, f"{name}: 202 for {PATIENCE_SECONDS} s: {response.body}"

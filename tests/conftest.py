@@ -1,6 +1,6 @@
 """One local stack, of the checkout's own template, for all tests of a session that ask for `stack`.
 
-Beside the shipped remote functions and services it has those of tests/functions and tests/services,
+Besides the shipped remote functions and services it has those of tests/functions and tests/services,
 tests/services/unstable.py takes part in the pipeline, and the workflow of docs/adding-a-workflow.md is added.
 """
 
@@ -23,13 +23,13 @@ from tests.documented_workflow import add_workflow
 
 ROOT = Path(__file__).parent.parent
 
-# A copy of the checkout with the tests' own functions and services; it keeps what was built, too.
+# A copy of the checkout with the tests' own functions and services; it also keeps the builds.
 PROJECT = ROOT / ".stepflake" / ".tests"
 
-# Short times, so that what takes too long does so soon.
+# Short times, so that timeouts come soon.
 PARAMETERS = {"ProcessTimeoutSeconds": "6", "PostWaitSeconds": "1", "GetWaitSeconds": "2"}
 
-# Of the pipeline's services in the template: before it comes the tests' own.
+# One of the pipeline's services in the template: the tests' own is inserted before it.
 KEYWORDS_LINE = "              - keywords\n"
 
 # The name of the session's stack, which pytest-xdist's workers inherit from the session that started them.
@@ -52,12 +52,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def stack() -> Stack:
-    """The session's stack. If STEPFLAKE_TEST_STACK names one, it stays up, and the next session finds it."""
+    """The session's stack. If STEPFLAKE_TEST_STACK names one, it stays up for the next session."""
     name = os.environ.get("STEPFLAKE_TEST_STACK") or os.environ[_NAME_VARIABLE]
     lock = ROOT / ".stepflake" / "tests.lock"
     lock.parent.mkdir(exist_ok=True)
     with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # the first worker brings it up, the others find it up
+        fcntl.flock(held, fcntl.LOCK_EX)  # the first worker brings it up, the others use it
         for ended in local_names(PROJECT):  # of sessions that were killed
             pid = ended.removeprefix("test-")
             if pid.isdecimal() and not _is_alive(int(pid)):

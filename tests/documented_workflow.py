@@ -9,7 +9,7 @@ NAME = "remind"
 _BLOCK = re.compile(
     r"^```(?:json|python|yaml)\n(?:#|//) (\S+?)(?:, ([^\n]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
-# Where the page says that a part of the template goes, and the line behind it.
+# Where the page says that a part of the template goes, and the line after it.
 _PLACES = {
     'before the section "Logs and traces"': re.compile(r"^  # -+\n  # Logs and traces", re.MULTILINE),
     "at the end of the list &Workflows": re.compile(

@@ -1,4 +1,4 @@
-"""Waiting for what a test started on the stack: a condition, or the end of a run."""
+"""Waits for what a test started on the stack: for a condition, or for the end of a run."""
 
 import json
 import time
@@ -12,10 +12,10 @@ from stepflake.stack import Stack
 PATIENCE_SECONDS = 240
 
 
-def wait_for(found: Callable[[], Any], what: str) -> Any:
-    """What `found` returns once that is true; fails the test where it stays false."""
+def wait_for(condition: Callable[[], Any], what: str) -> Any:
+    """What `condition` returns once that is true; fails the test where it stays false."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (value := found()):
+    while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s for {what}"
         time.sleep(0.05)
     return value
@@ -34,16 +34,16 @@ class Run:
 def end_of(stack: Stack, handle: str) -> Run:
     """How a run ended, once it has."""
     client = stack.client("stepfunctions")
-    found = wait_for(
+    execution = wait_for(
         lambda: (
             run if (run := client.describe_execution(executionArn=handle))["status"] != "RUNNING" else None
         ),
         f"the end of {handle}",
     )
-    cause = found.get("cause", "")
+    cause = execution.get("cause", "")
     return Run(
-        status=found["status"],
-        output=json.loads(found["output"]) if found["status"] == "SUCCEEDED" else None,
-        error=found.get("error", ""),
+        status=execution["status"],
+        output=json.loads(execution["output"]) if execution["status"] == "SUCCEEDED" else None,
+        error=execution.get("error", ""),
         cause=json.loads(cause)["errorMessage"] if cause.startswith("{") else cause,
     )

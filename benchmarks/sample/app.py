@@ -1,7 +1,7 @@
-"""The pattern people copy today: one Lambda for POST, GET and the work, and a DynamoDB row for a batch.
+"""The pattern people copy today: one Lambda for POST, GET and the work, and a DynamoDB item for a batch.
 
-POST writes the row and invokes this same function asynchronously; that run answers each row in turn and
-writes the result into the row; GET reads it. Written for the benchmark, to be what such a sample is.
+POST writes the item and invokes this same function asynchronously; that run computes one row after another
+and writes the result into the item; GET reads it. Written for the benchmark, to do what such samples do.
 """
 
 import base64
@@ -41,7 +41,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any] | None:
 
 
 def poll(batch_id: str) -> dict[str, Any]:
-    """202 while the row says running, else its result."""
+    """202 while the item's status is running, else its result."""
     item = table.get_item(Key={"batch_id": batch_id})["Item"]
     if item["status"] == "running":
         return answer(202, {"status": "running"})
@@ -49,7 +49,7 @@ def poll(batch_id: str) -> dict[str, Any]:
 
 
 def work(payload: dict[str, Any]) -> None:
-    """Answers the rows one after the other."""
+    """Computes the rows one after another."""
     result = [[row[0], run(payload["function"], row[1:])] for row in payload["data"]]
     table.put_item(Item={"batch_id": payload["batch_id"], "status": "done", "result": json.dumps(result)})
 

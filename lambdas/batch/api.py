@@ -1,4 +1,4 @@
-"""What POST and GET share: errors are answered, and a batch's result is waited for."""
+"""What POST and GET share: answers to errors, and waiting for a batch's result."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ def answer(
             throttle = "an AWS service asked to slow down; try again in a moment"
             message = str(error) if isinstance(error, TransientError) else throttle
             return wire.answer_error(Throttled(message))
-        # Snowflake repeats on 5xx with the same batch id, which is safe.
+        # Snowflake retries on 5xx with the same batch id, which is safe.
         logger.exception("unexpected error")
         return wire.answer_error(ApiError("unexpected error; the Lambda's log says more"))
 
@@ -52,7 +52,7 @@ def find_target(request: wire.Request) -> Signature | Workflow:
 
 
 def wait_for_result(execution: str, seconds: float) -> store.Result | None:
-    """The result once it is there, or None after `seconds`. Asks S3 only, which scales as callers do."""
+    """Polls for the result; None after `seconds`. Polls only S3, which scales with the number of callers."""
     deadline = time.monotonic() + seconds
     delay = FIRST_DELAY_SECONDS
     while True:

@@ -1,6 +1,6 @@
 """The errors of the API, each with the HTTP status that answers it.
 
-Snowflake fails the query at once on a 4xx and shows the body. It repeats the request on 429 and 5xx, with the
+Snowflake fails the query at once on a 4xx and shows the body. It retries the request on 429 and 5xx, with the
 same batch id.
 """
 
@@ -66,6 +66,6 @@ class BatchFailed(ApiError):
 
 
 class Throttled(ApiError):
-    """AWS throttled a call. On 429 Snowflake slows down and repeats the request."""
+    """AWS throttled a call. On 429 Snowflake slows down and retries the request."""
 
     status = 429

@@ -13,7 +13,7 @@ from batch.errors import BadRequest, BatchConflict, BatchFailed, RequestTooLarge
 from batch.store import Batch, FunctionBatch, WorkflowBatch
 from core.catalog import Signature, Workflow
 from core.errors import TransientError
-from core.exact_json import dump_json
+from core.exact_json import Json, dump_json
 from core.executions import MAX_PAYLOAD_BYTES, describe_execution, execution_arn, start_execution
 from core.settings import settings
 
@@ -22,7 +22,7 @@ logger = Logger()
 # The machine wraps its input for `process`, and the wrapping must fit as well.
 MAX_INLINE_BYTES = MAX_PAYLOAD_BYTES - 4096
 
-# A run costs the batch's history about 16 events, of 25,000.
+# A run adds about 16 events to the batch's history, which has at most 25,000.
 # https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
 MAX_RUNS = 1000
 
@@ -34,12 +34,12 @@ CONFLICT = "this batch id was sent before with other rows; a batch id names one 
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: wire.Event, context: LambdaContext) -> wire.Answer:
-    """Answers 200 with the rows if they are there in time, else 202; a repeated request starts nothing."""
+    """Answers 200 with the rows if they are ready in time, else 202. A repeated request starts nothing."""
     return api.answer(event, logger, partial(initiate, event))
 
 
 def initiate(event: wire.Event, request: wire.Request, execution: str) -> wire.Answer:
-    """Checks the rows, starts the execution or finds it, and waits a little for its result."""
+    """Checks the rows, starts the execution unless it exists, and waits for its result for a short time."""
     target = api.find_target(request)
     rows = wire.parse_rows(event)
     if isinstance(target, Workflow):
@@ -85,22 +85,11 @@ def function_batch(signature: Signature, request: wire.Request, rows: wire.Rows)
 
 def workflow_batch(workflow: Workflow, request: wire.Request, rows: wire.Rows) -> WorkflowBatch:
     """A run for each row. Raises RequestTooLarge, or BadRequest with the row and the path in its document."""
-    # Only those who start workflows pay for importing jsonschema.
-    from core import inputs
-
     mode = request.headers.get("sf-custom-mode", "attached")
     if mode not in ("attached", "detached"):
         raise BadRequest(f"header sf-custom-mode is {mode!r}; it is 'detached', or left out")
     if len(rows.arguments) > MAX_RUNS:
         raise RequestTooLarge(f"the batch has {len(rows.arguments)} runs, and {MAX_RUNS} fit; {wire.REMEDY}")
-    documents = []
-    for number, row in enumerate(rows.arguments):
-        if len(row) != 1:
-            raise BadRequest(f"row {number} has {len(row)} arguments; a workflow takes one, its input")
-        try:
-            documents.append(inputs.validate(workflow, row[0]))
-        except inputs.InputError as error:
-            raise BadRequest(f"row {number}, {error}") from None
     batch = WorkflowBatch(
         batch_id=request.batch_id,
         query_id=request.query_id,
@@ -109,7 +98,7 @@ def workflow_batch(workflow: Workflow, request: wire.Request, rows: wire.Rows) -
         chunk_rows=1,
         chunks=len(rows.arguments),
         workflow=workflow.name,
-        documents=documents,
+        documents=run_inputs(workflow, rows),
         detached=mode == "detached",
     )
     if not fits_payload(batch):
@@ -117,13 +106,29 @@ def workflow_batch(workflow: Workflow, request: wire.Request, rows: wire.Rows) -
     return batch
 
 
+def run_inputs(workflow: Workflow, rows: wire.Rows) -> list[Json]:
+    """The input of each row's run, validated. Raises BadRequest."""
+    # Imported here, since importing jsonschema would slow down the cold starts of all requests.
+    from core import inputs
+
+    documents = []
+    for number, row in enumerate(rows.arguments):
+        if len(row) != 1:
+            raise BadRequest(f"row {number} has {len(row)} arguments; a workflow takes one, its input")
+        try:
+            documents.append(inputs.validate(workflow, row[0]))
+        except inputs.InputError as error:
+            raise BadRequest(f"row {number}, {error}") from None
+    return documents
+
+
 def fits_payload(batch: Batch) -> bool:
-    """Whether the batch can be an execution's input as it stands."""
+    """Whether the batch fits into an execution's input."""
     return len(dump_json(batch.to_input()).encode("utf-8")) <= MAX_INLINE_BYTES
 
 
 def await_result(execution: str, digest: str) -> store.Result | None:
-    """The result if it is there in time. Raises BatchFailed where the batch fails within that time."""
+    """The result if it is ready in time. Raises BatchFailed where the batch fails within that time."""
     seconds = settings().post_wait_seconds
     result = api.wait_for_result(execution, min(seconds, EARLY_SECONDS))
     if result is None and seconds > EARLY_SECONDS:

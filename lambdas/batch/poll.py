@@ -11,7 +11,7 @@ from core.settings import settings
 
 logger = Logger()
 
-# DescribeExecution is only called where no result came within this time; a failure is then answered at once.
+# DescribeExecution is called only after this time without a result; a failure is then answered at once.
 QUIET_SECONDS = 0.4
 
 # DescribeExecution is eventually consistent: an execution that was just started may not be visible yet.
@@ -25,7 +25,7 @@ def handler(event: wire.Event, context: LambdaContext) -> wire.Answer:
 
 
 def poll(request: wire.Request, execution: str) -> wire.Answer:
-    """Reads the result from S3 first; asks DescribeExecution only where it is not there."""
+    """Looks for the result in S3 first; calls DescribeExecution only where there is none."""
     result = api.wait_for_result(execution, QUIET_SECONDS)
     if result is None:
         try:

@@ -1,4 +1,4 @@
-"""One chunk of a batch through its remote function."""
+"""Runs one chunk of a batch through its remote function."""
 
 from typing import Any, TypedDict
 
@@ -15,7 +15,7 @@ logger = Logger()
 
 
 class Event(TypedDict):
-    """What the batch machine sends. `again`: this chunk was tried before (a retry or a redrive)."""
+    """What the batch machine sends. `again`: this is not the first attempt (a retry or a redrive)."""
 
     execution: str
     batch: dict[str, Any]
@@ -48,7 +48,7 @@ def handler(event: Event, context: LambdaContext) -> Done:
 
 
 def is_done(execution: str, batch: FunctionBatch, chunk: int) -> bool:
-    """Whether an earlier try finished this chunk."""
+    """Whether an earlier attempt finished this chunk."""
     return store.has_result(execution) if batch.chunks == 1 else store.has_chunk(execution, chunk)
 
 

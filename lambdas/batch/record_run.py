@@ -14,13 +14,13 @@ from core.executions import describe_execution, execution_arn
 logger = Logger()
 
 TOO_LONG = (
-    "the run goes on, but takes longer than SQL waits; follow it with run_status and run_result, and start "
+    "the run continues, but takes longer than SQL waits; follow it with run_status and run_result, and start "
     "such runs detached"
 )
 
 
 class RunUnfinished(Exception):
-    """A workflow run that an earlier try started is still running; the machine retries after a pause."""
+    """A workflow run that an earlier attempt started is still running; the machine retries after a pause."""
 
 
 class Outcome(TypedDict):
@@ -56,8 +56,8 @@ def handler(event: Event, context: LambdaContext) -> None:
 def row_value(batch: WorkflowBatch, arn: str, outcome: Outcome) -> Json:
     """What the SQL user gets for a row.
 
-    Where the task failed, the run itself may still have been started, or have ended well: by an earlier try,
-    or with an output too large for the task's result. So the run is asked.
+    Where the task failed, the run may nevertheless run or have succeeded: an earlier attempt started it, or
+    its output is too large for the task's result. So the run itself is described.
     """
     if batch.detached and ("output" in outcome or describe_execution(arn)):
         return arn

@@ -4,8 +4,8 @@
     batches/{execution}/chunk-00000.json.gz     rows as `wire.render_rows` writes them
     batches/{execution}/result.json.gz          the body of the 200
 
-Chunks and results are written once, and the first writer wins: a worker that timed out and still writes after
-its retry did changes nothing, and each GET answers the same bytes.
+Chunks and results are written once, and the first writer wins: a worker that timed out and writes after its
+retry has written changes nothing, and each GET answers the same bytes.
 """
 
 import gzip

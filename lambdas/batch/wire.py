@@ -62,7 +62,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a batch without their numbers, which are 0..n-1 by check.
+    """The rows of a batch without their numbers, which are checked to be 0..n-1.
 
     `text`: canonical JSON, an array of argument arrays; `digest`: its SHA-256 in hex.
     """
@@ -83,7 +83,7 @@ def parse_request(event: Event) -> Request:
     batch_id = headers.get(HEADER + "query-batch-id", "")
     if not batch_id:
         raise BadRequest(
-            f"header {HEADER}query-batch-id is missing; without it a repeated request cannot be told"
+            f"header {HEADER}query-batch-id is missing; without it a repeated request cannot be recognized"
         )
     kind = event["resource"].strip("/").partition("/")[0]
     name = (event.get("pathParameters") or {}).get("name") or ""
@@ -130,13 +130,13 @@ def render_rows(texts: Sequence[str], first_row: int) -> str:
 
 
 def render_result(chunks: Sequence[str]) -> bytes:
-    """Chunks that `render_rows` made, in order, as the gzipped body of a 200. The same in, the same out."""
+    """Chunks that `render_rows` made, in order, as the gzipped body of a 200: the same bytes each time."""
     body = '{"data":[' + ",".join(chunk for chunk in chunks if chunk) + "]}"
     return gzip.compress(body.encode("utf-8"), compresslevel=6, mtime=0)
 
 
 def answer_result(result: bytes, request: Request) -> Answer:
-    """A 200 with a stored result, gzipped where the caller takes that. Raises ResultTooLarge."""
+    """A 200 with a stored result, gzipped where the caller accepts that. Raises ResultTooLarge."""
     headers = {"Content-Type": "application/json"}
     if request.accepts_gzip and (request.has_accept or _unpacked_size(result) > MAX_BODY_CHARS):
         body = base64.b64encode(result).decode("ascii")
@@ -147,9 +147,9 @@ def answer_result(result: bytes, request: Request) -> Answer:
         body = unpacked.decode("utf-8")
         size = len(unpacked)
     if size > MAX_BODY_CHARS:
-        way = "" if request.accepts_gzip else ", or send Accept-Encoding: gzip"
+        hint = "" if request.accepts_gzip else ", or send Accept-Encoding: gzip"
         raise ResultTooLarge(
-            f"the answer has {size:,} bytes and a response holds {MAX_BODY_CHARS:,}; {REMEDY}{way}"
+            f"the answer has {size:,} bytes and a response holds {MAX_BODY_CHARS:,}; {REMEDY}{hint}"
         )
     is_gzip = "Content-Encoding" in headers
     return {"statusCode": 200, "headers": headers, "body": body, "isBase64Encoded": is_gzip}
@@ -193,14 +193,14 @@ def _unpack(event: Event) -> bytes:
     try:
         body = base64.b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode("utf-8")
     except ValueError as error:
-        raise BadRequest(f"the body did not arrive whole: {error}") from None
-    # API Gateway may have unpacked the body and left `Content-Encoding` standing: the bytes tell, the header
-    # does not. No JSON text begins with these bytes.
+        raise BadRequest(f"the body cannot be decoded: {error}") from None
+    # API Gateway may have unpacked the body and kept the header `Content-Encoding`: the first bytes decide.
+    # No JSON text begins with these bytes.
     if body[:2] == b"\x1f\x8b":
         return _decompress(body, 16 + zlib.MAX_WBITS)
     if body[:1] == b"\x78":
         return _decompress(body, zlib.MAX_WBITS)
-    # A deflate stream without zlib's header, which some call deflate, has no mark of its own.
+    # A deflate stream without zlib's header, as some clients send, cannot be recognized by its bytes.
     if headers.get("content-encoding", "").lower() == "deflate" and not body.lstrip().startswith(b"{"):
         return _decompress(body, -zlib.MAX_WBITS)
     return body

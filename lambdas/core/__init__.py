@@ -1,1 +1,1 @@
-"""What at least two rooms use."""
+"""Code that at least two rooms use."""

@@ -1,8 +1,8 @@
 """What SQL can call: remote functions, read from their source without running it, and workflows.
 
 `initiate` must know a function's signature to answer 404 and 400, and must not import what the function
-imports (a model, pandas): that would be its own cold start. So the signature is read with `ast`. The price is
-that the decorator's arguments are literals, which the error below says.
+imports (a model, pandas): that would lengthen its own cold start. So the signature is read with `ast`, and
+the decorator's arguments must be literals.
 """
 
 import ast
@@ -53,7 +53,7 @@ SQL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
 
 
 class CatalogError(Exception):
-    """A file in `functions/` that is not one remote function; the message names the file and the line."""
+    """An invalid file of functions/, or an invalid input.json; the message names the file and the line."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """A remote function as SQL sees it, and how its rows are to be run.
+    """A remote function as SQL sees it, and how its rows are run.
 
     `variadic`: takes any number of further arguments of the last parameter's type (`*args`); that parameter
     is the last of `parameters`. `sql_names`: the names it is declared under in Snowflake.
@@ -110,31 +110,55 @@ class Workflow:
 
 
 def read_workflows(folder: Path = LAMBDAS_DIR) -> dict[str, Workflow]:
-    """All workflows, by name, sorted: a folder with an input.json, the JSON Schema of its input."""
-    schemas = {
-        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*/input.json"))
-    }
-    return {
-        name: Workflow(name, schema.get("description", ""), schema, schema.get("x-run-id", "run_id"))
-        for name, schema in schemas.items()
-    }
+    """All workflows, by name, sorted: a folder with an input.json, the JSON Schema of its input.
+
+    Raises CatalogError.
+    """
+    workflows = (_read_workflow(path) for path in sorted(folder.glob("*/input.json")))
+    return {workflow.name: workflow for workflow in workflows}
 
 
 def read_catalog(folder: Path = FUNCTIONS_DIR, *, diagnostics: bool | None = None) -> dict[str, Signature]:
     """All remote functions of `folder`, by name, sorted.
 
-    `diagnostics` says whether the diagnostic ones (`echo`, ...) are among them; left out, the environment's
-    DIAGNOSTICS setting says so. Raises CatalogError.
+    `diagnostics`: whether to include the diagnostic ones (`echo`, ...); by default, the environment variable
+    DIAGNOSTICS says so. Raises CatalogError.
     """
     if diagnostics is None:
         diagnostics = os.environ.get("DIAGNOSTICS") == "true"
-    found = (_read(path, path.stat().st_mtime_ns) for path in sorted(folder.glob("[!_]*.py")))
-    return {signature.name: signature for signature in found if diagnostics or not signature.diagnostic}
+    signatures = (_read_signature(path, path.stat().st_mtime_ns) for path in sorted(folder.glob("[!_]*.py")))
+    return {signature.name: signature for signature in signatures if diagnostics or not signature.diagnostic}
+
+
+def _read_workflow(path: Path) -> Workflow:
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CatalogError(f"{path}:{error.lineno}: this is not JSON: {error.msg}") from None
+    if not isinstance(schema, dict):
+        raise CatalogError(f"{path}:1: a JSON Schema of a workflow's input must be a JSON object")
+    name = path.parent.name
+    return Workflow(name, schema.get("description", ""), schema, schema.get("x-run-id", "run_id"))
 
 
 @lru_cache(maxsize=256)
-def _read(path: Path, _changed: int) -> Signature:
+def _read_signature(path: Path, _changed: int) -> Signature:
+    function, decorator = _find_function(path)
+    options = _options(path, decorator)
+    vectorized = bool(options.get("vectorized", False))
+    arguments = _arguments(path, function, vectorized)
+    return Signature(
+        name=path.stem,
+        parameters=tuple(Parameter(a.arg, _hint(path, a.annotation, a, vectorized)) for a in arguments),
+        variadic=function.args.vararg is not None,
+        returns=_hint(path, function.returns, function, vectorized),
+        doc=(ast.get_docstring(function) or "").split("\n\n")[0].replace("\n", " "),
+        **{"sql_names": (path.stem,), **options},
+    )
+
+
+def _find_function(path: Path) -> tuple[ast.FunctionDef, ast.expr]:
+    """The one remote function of a file, and its decorator."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except SyntaxError as error:
@@ -151,35 +175,28 @@ def _read(path: Path, _changed: int) -> Signature:
             f"{path}: expected exactly one function decorated with @remote_function, named {path.stem!r} "
             f"like its file; found {[node.name for node, _ in functions] or 'none'}"
         )
-    node, decorator = functions[0]
-    options = _options(path, decorator)
-    if problem := _problem(options):
-        raise CatalogError(f"{path}:{decorator.lineno}: {problem}")
-    vectorized = bool(options.get("vectorized", False))
-    arguments = node.args
+    return functions[0]
+
+
+def _arguments(path: Path, function: ast.FunctionDef, vectorized: bool) -> list[ast.arg]:
+    """The function's arguments, `*args` last."""
+    arguments = function.args
     if arguments.kwonlyargs or arguments.kwarg or arguments.defaults:
         raise CatalogError(
-            f"{path}:{node.lineno}: SQL passes arguments by position and all of them: "
+            f"{path}:{function.lineno}: SQL passes arguments by position and all of them: "
             "no keyword arguments, no defaults"
         )
     plain = [*arguments.posonlyargs, *arguments.args]
     all_arguments = [*plain, arguments.vararg] if arguments.vararg else plain
     if vectorized and not all_arguments:
         raise CatalogError(
-            f"{path}:{node.lineno}: a vectorized function needs a parameter to count its rows by"
+            f"{path}:{function.lineno}: a vectorized function needs a parameter, whose values count the rows"
         )
-    return Signature(
-        name=path.stem,
-        parameters=tuple(Parameter(a.arg, _hint(path, a.annotation, a, vectorized)) for a in all_arguments),
-        variadic=arguments.vararg is not None,
-        returns=_hint(path, node.returns, node, vectorized),
-        doc=(ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " "),
-        **{"sql_names": (path.stem,), **options},
-    )
+    return all_arguments
 
 
 def _problem(options: dict[str, Any]) -> str | None:
-    """What is wrong with the decorator's arguments."""
+    """What is wrong with the decorator's arguments, or None."""
     for name, value in options.items():
         if name not in OPTIONS:
             return f"@remote_function has no argument {name}; it has {', '.join(OPTIONS)}"
@@ -190,10 +207,10 @@ def _problem(options: dict[str, Any]) -> str | None:
     if (policy := options.get("on_error", "fail")) not in get_args(OnError):
         return f"on_error is {policy!r}; it must be one of {', '.join(get_args(OnError))}"
     if options.get("vectorized") and options.get("concurrency", 1) > 1:
-        return "a vectorized function gets all rows in one call: concurrency is its own affair"
+        return "a vectorized function gets all rows in one call: concurrency does not apply to it"
     names = options.get("sql_names", ("_",))
     if not names or not all(isinstance(name, str) and SQL_NAME.fullmatch(name) for name in names):
-        return "sql_names must be names that SQL takes unquoted: letters, digits and _"
+        return "sql_names must be names that need no quotes in SQL: letters, digits and _"
     return None
 
 
@@ -203,6 +220,7 @@ def _decorator_name(decorator: ast.expr) -> str | None:
 
 
 def _options(path: Path, decorator: ast.expr) -> dict[str, Any]:
+    """The decorator's arguments, checked."""
     if not isinstance(decorator, ast.Call):
         return {}
     options = {}
@@ -214,6 +232,8 @@ def _options(path: Path, decorator: ast.expr) -> dict[str, Any]:
                 f"{path}:{keyword.value.lineno}: @remote_function({keyword.arg}=...) must be a literal: "
                 "it is read without running the file"
             ) from None
+    if problem := _problem(options):
+        raise CatalogError(f"{path}:{decorator.lineno}: {problem}")
     return options
 
 

@@ -1,8 +1,8 @@
 """What each finished step of a run returned, so that a resumed run replays it and does not compute it again.
 
 The record is in DynamoDB, the body in S3 at runs/{run id}/{step}/{sha256}.json. The body is written first and
-under its own hash, the record last and once: a crash in between leaves no record, and of two workers that
-finish the same step the first one counts.
+under its own hash, the record last and once: a crash in between leaves no record, and if two workers finish
+the same step, the first one's result is kept.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def load_checkpoint(run_id: str, step: str) -> tuple[bool, Json]:
 
 
 def save_checkpoint(run_id: str, step: str, value: Json) -> Json:
-    """Records what a step returned, and returns what counts: the value, or that of who finished before."""
+    """Records what a step returned, and returns the recorded value: an earlier worker's, if there is one."""
     body = dump_json(value).encode("utf-8")
     digest = hashlib.sha256(body).hexdigest()
     key = f"runs/{run_id}/{step}/{digest}.json"
@@ -59,10 +59,11 @@ def save_checkpoint(run_id: str, step: str, value: Json) -> Json:
 
 
 def run_step(run_id: str, step: str, compute: Callable[[], Json]) -> Json:
-    """What the step returned when it finished earlier in this run; else what it computes now, recorded.
+    """The recorded result of the step, or else what `compute` returns, which is then recorded.
 
-    Whatever `compute` stores must have keys made of its content: of two workers at the same step one counts,
-    and the other must not have changed what that one stored. Raises CheckpointError, and what `compute` does.
+    Objects that `compute` stores must have keys derived from their content: if two workers run the same step,
+    one's result is kept, and the other must not overwrite its objects. Raises CheckpointError, and what
+    `compute` raises.
     """
     finished, value = load_checkpoint(run_id, step)
     return value if finished else save_checkpoint(run_id, step, compute())

@@ -1,7 +1,7 @@
 """boto3 clients of AWS services, made once for each execution environment and at first use.
 
-One configuration for all: a short connection timeout and a few retries of what is transient. No more, since
-the machine's Retry and Snowflake repeat as well.
+All have a short connection timeout and few retries of transient errors: few, since the machine's Retry and
+Snowflake retry as well.
 """
 
 import threading
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_stepfunctions import SFNClient
 
-# By service and number of tries.
+# By service and number of attempts.
 _clients: dict[tuple[str, int], Any] = {}
 _lock = threading.Lock()
 
@@ -28,18 +28,18 @@ def s3() -> "S3Client":
 
 
 def dynamodb() -> "DynamoDBClient":
-    """Amazon DynamoDB; `core.table` is what calls it."""
+    """Amazon DynamoDB; only `core.table` calls it."""
     return _client("dynamodb")  # type: ignore[no-any-return]
 
 
 def stepfunctions() -> "SFNClient":
-    """AWS Step Functions. Two tries only: its throttles have decided outcomes (429 on POST, 202 on GET)."""
-    return _client("stepfunctions", tries=2)  # type: ignore[no-any-return]
+    """AWS Step Functions. Two attempts: after that, a throttled POST is answered 429 and a GET 202."""
+    return _client("stepfunctions", attempts=2)  # type: ignore[no-any-return]
 
 
 def task_callbacks() -> "SFNClient":
-    """AWS Step Functions for SendTask*: many workers answer at once, and a throttle is worth waiting for."""
-    return _client("stepfunctions", tries=6)  # type: ignore[no-any-return]
+    """AWS Step Functions for SendTask*. Six attempts, since many workers send callbacks at the same time."""
+    return _client("stepfunctions", attempts=6)  # type: ignore[no-any-return]
 
 
 def sns() -> "SNSClient":
@@ -57,13 +57,13 @@ def comprehend() -> Any:
     return _client("comprehend")
 
 
-def _client(service: str, *, read_timeout: int = 10, tries: int = 4) -> Any:
-    # Making a client takes longer than most calls, and boto3's default session is not thread-safe: of threads
-    # that want the same client at a cold start one makes it, and the others wait for it.
+def _client(service: str, *, read_timeout: int = 10, attempts: int = 4) -> Any:
+    # Making a client takes longer than most calls, and boto3's default session is not thread-safe: if several
+    # threads need the same client at a cold start, one makes it and the others wait.
     with _lock:
-        client = _clients.get((service, tries))
+        client = _clients.get((service, attempts))
         if client is None:
-            retries: Any = {"mode": "standard", "total_max_attempts": tries}
+            retries: Any = {"mode": "standard", "total_max_attempts": attempts}
             config = Config(connect_timeout=2, read_timeout=read_timeout, retries=retries)
-            client = _clients[service, tries] = boto3.client(service, config=config)  # type: ignore[call-overload]
+            client = _clients[service, attempts] = boto3.client(service, config=config)  # type: ignore[call-overload]
         return client

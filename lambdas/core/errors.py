@@ -2,9 +2,9 @@
 
 The class name of a TaskError is what the machine's Retry matches, and what a SQL user sees as `error`.
 Retried by the machine: TransientError (with Lambda's own transient errors, and a worker that died or timed
-out). Final: all other TaskErrors, since a retry would give the same.
+out). Final: all other TaskErrors, since a retry would fail in the same way.
 
-What the API answers is the other family, in `batch.errors`.
+The errors that the API answers are in `batch.errors`.
 """
 
 import sys
@@ -24,7 +24,7 @@ class TaskError(Exception):
 
 
 class TransientError(TaskError):
-    """An error that a retry can pass: a lost connection, a throttle. A remote function may raise it."""
+    """An error that a retry may avoid: a lost connection, a throttle. A remote function may raise it."""
 
 
 class FunctionError(TaskError):
@@ -39,7 +39,7 @@ class ResultError(TaskError):
     """The remote function returned too few or too many rows, or a value JSON cannot carry."""
 
 
-# Error codes by which AWS services report a throttle or a fault of their own:
+# Error codes by which AWS services report a throttle or an internal error:
 # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 TRANSIENT_CODES = frozenset(
     {
@@ -67,7 +67,7 @@ TRANSIENT_CODES = frozenset(
 
 
 def is_missing(error: "ClientError") -> bool:
-    """Whether S3 has no such object: GET names the reason, HEAD has no body and gives the status alone."""
+    """Whether S3 has no such object: GET names the reason, HEAD has no body, so there is only the status."""
     return error.response["Error"]["Code"] in ("NoSuchKey", "404")
 
 
@@ -75,7 +75,7 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed when it is retried."""
     if isinstance(error, TransientError | ConnectionError | TimeoutError):
         return True
-    # Whoever can raise botocore's errors has imported it; this module does not make others pay for it.
+    # Code that can raise botocore's errors has imported it; other code need not wait for the import.
     botocore = sys.modules.get("botocore.exceptions")
     if botocore is None:
         return False
@@ -86,7 +86,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def reraise_transient(function: Callable[P, T]) -> Callable[P, T]:
-    """Makes each transient error of a function a TransientError, the name that the machine's Retry has."""
+    """Makes each transient error of a function a TransientError, which the machine's Retry names."""
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -12,13 +12,13 @@ from core.shorten import shorten
 
 Json = Any
 
-# The largest double has 309 digits before the point: a number of as many may be more than a double holds.
+# The largest double has 309 digits before the point: a number with as many may exceed it.
 DOUBLE_DIGITS = 309
 
-# What an error shows of a number.
+# How many characters of a number an error shows.
 SHOWN_CHARS = 40
 
-# Where a text has digits, quickly: a regular expression costs 20 times as much.
+# Finds runs of digits 20 times as fast as a regular expression.
 _DIGITS_TO_ZEROS = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
 
 _LONG_NUMBER = b"0" * DOUBLE_DIGITS
@@ -27,7 +27,7 @@ _LONG_NUMBER = b"0" * DOUBLE_DIGITS
 def parse_json(text: str) -> Json:
     """JSON whose numbers keep their digits: int, or Decimal. Raises ValueError, which says where.
 
-    A number beyond what a double holds is refused, for whatever reads it next would see Infinity.
+    A number too large for a double is refused: most readers of the JSON would make it Infinity.
     """
     return simplejson.loads(
         text, parse_int=_parse_int, parse_float=_parse_decimal, parse_constant=_refuse_constant
@@ -37,7 +37,7 @@ def parse_json(text: str) -> Json:
 def dump_json(value: Json, default: Callable[[Any], Any] | None = None) -> str:
     """Compact JSON with all digits. Raises ValueError or TypeError for what JSON cannot carry."""
     text: str = _encoder(default).encode(value)
-    # simplejson writes Decimal("NaN") and Decimal("1E+400") as they stand; reading them again tells.
+    # simplejson writes Decimal("NaN") and Decimal("1E+400") without an error; parsing the text raises it.
     if any(sign in text for sign in ("NaN", "Infinity", "E+")) or _has_long_number(text):
         parse_json(text)
     return text
@@ -45,14 +45,14 @@ def dump_json(value: Json, default: Callable[[Any], Any] | None = None) -> str:
 
 @cache
 def _encoder(default: Callable[[Any], Any] | None) -> simplejson.JSONEncoder:
-    # One for all rows: simplejson.dumps makes a new one each time, which costs more than the encoding.
+    # One for all rows: simplejson.dumps makes a new one for each call, which takes longer than the encoding.
     return simplejson.JSONEncoder(
         separators=(",", ":"),
         ensure_ascii=False,
         use_decimal=True,
         allow_nan=False,
         namedtuple_as_object=False,
-        encoding=None,  # type: ignore[arg-type]  # bytes are for `default` to write, not text
+        encoding=None,  # type: ignore[arg-type]  # bytes go to `default`: they are not text
         default=default,
     )
 
@@ -81,7 +81,7 @@ def _has_long_number(text: str) -> bool:
 
 def _refuse_infinity(literal: str) -> None:
     if math.isinf(float(literal)):
-        raise ValueError(f"the number {shorten(literal, SHOWN_CHARS)} would become Infinity in what reads it")
+        raise ValueError(f"the number {shorten(literal, SHOWN_CHARS)} would become Infinity in most readers")
 
 
 def _refuse_constant(literal: str) -> None:

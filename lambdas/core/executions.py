@@ -1,4 +1,4 @@
-"""Step Functions executions: one for each batch, named so that a repeated request finds the first."""
+"""Step Functions executions: one for each batch, named so that a repeated request gets the same one."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ CAUSE_CHARS = 500
 
 Status = Literal["RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED", "PENDING_REDRIVE"]
 
-# What stands for a cause where Step Functions gives none.
+# The cause where Step Functions gives none.
 _CAUSES = {
     "TIMED_OUT": "it ran past the state machine's time limit",
     "ABORTED": "it was stopped by an operator",
@@ -56,15 +56,15 @@ class Execution:
 
     @property
     def is_running(self) -> bool:
-        """Whether it may still succeed by itself."""
+        """Whether it may still succeed without being resumed."""
         return self.status in ("RUNNING", "PENDING_REDRIVE")
 
 
 def execution_name(kind: str, name: str, batch_id: str) -> str:
-    """The name of a batch's execution: readable, and legal whatever the batch id holds (`:` is not).
+    """The name of a batch's execution: readable, and valid for any batch id (names cannot contain `:`).
 
-    At most 73 characters of [0-9A-Za-z_-]; 160 bits of the hash keep batches apart. `kind` is the URL's:
-    functions or workflows.
+    At most 73 characters of [0-9A-Za-z_-]; 160 bits of a hash make it unique. `kind`: functions or workflows,
+    as in the URL.
     """
     digest = hashlib.sha256(json.dumps([kind, name, batch_id]).encode()).hexdigest()
     readable = re.sub("[^0-9A-Za-z_-]", "_", name)[:32]
@@ -79,7 +79,7 @@ def execution_arn(machine: str, execution: str) -> str:
 def start_execution(machine: str, execution: str, document: Any) -> bool:
     """Starts an execution; False where one of that name exists (running with another input, or closed).
 
-    Started again with the same input while it runs, AWS answers as the first time. Raises TransientError.
+    A repeated start with the same input, while it runs, returns True as the first one. Raises TransientError.
     """
     try:
         stepfunctions().start_execution(
@@ -101,7 +101,7 @@ def start_execution(machine: str, execution: str, document: Any) -> bool:
 def describe_execution(arn: str, client: "SFNClient | None" = None) -> Execution | None:
     """The execution, or None where there is none (or it is not visible yet). Raises TransientError.
 
-    `client`: of the account that it is in; the Lambdas leave it out.
+    `client`: for the execution's account; by default the Lambda's own.
     """
     try:
         answer = (client or stepfunctions()).describe_execution(executionArn=arn)
@@ -130,7 +130,7 @@ def describe_execution(arn: str, client: "SFNClient | None" = None) -> Execution
 
 
 def short_cause(cause: str) -> str:
-    """A cause for people: the message out of a Lambda's error document, without its stack trace."""
+    """A cause for users: of a Lambda's error document only the message, without the stack trace."""
     try:
         document = json.loads(cause)
     except ValueError:

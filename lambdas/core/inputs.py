@@ -10,16 +10,16 @@ from core.errors import TaskError
 from core.exact_json import Json
 from core.shorten import shorten
 
-# From here on not every whole number is a double.
+# Above this, not every whole number is a double.
 EXACT = 2**53
 
-# How many characters of a value an error shows, and how many it has itself.
+# How many characters of a value an error shows, and how many it has in all.
 SHOWN_CHARS = 60
 MESSAGE_CHARS = 500
 
 
 class InputError(TaskError):
-    """An input that is not what the workflow's schema says; the message names the path in it."""
+    """An input that does not match the workflow's schema; the message names the path in it."""
 
 
 def validate(workflow: Workflow, document: Json) -> Json:
@@ -56,7 +56,7 @@ def _message(error: jsonschema.ValidationError) -> str:
     if error.validator in ("anyOf", "oneOf") and error.context:
         ways = dict.fromkeys(_message(each) for each in error.context)
         return shorten(", or ".join(ways), MESSAGE_CHARS)
-    # jsonschema begins with the value, all of it, and writes it as Python does.
+    # jsonschema's messages begin with the whole value, written as Python does.
     value, message = error.instance, error.message
     if message.startswith(repr(value)):
         text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -3,16 +3,17 @@
 import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import simplejson
 
 from core.errors import TaskError
 from core.exact_json import Json, parse_json
 
-# Longer fields are rejected: an opening quote without its end would take all that follows as one field.
+# Longer fields are rejected: after a quote that is never closed, the rest of the file would be one field.
 MAX_FIELD_CHARS = 1024 * 1024
 
-# Objects and arrays within each other: readers give up somewhere, and a row must not come to that later on.
+# How deep objects and arrays may be nested: readers have a limit, and no row must exceed it in a later step.
 MAX_DEPTH = 100
 
 JSON_SPACE = " \t\r\n"
@@ -36,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Reject:
-    """What was not loaded, and why. `raw`: its text; bytes that are not UTF-8 stand in it as \\xff."""
+    """What was not loaded, and why. `raw`: its text; bytes that are not UTF-8 are written as \\xff."""
 
     source: str
     line: int
@@ -50,48 +51,29 @@ class Reject:
 Record = Row | Reject
 
 
+class _CsvRecord(NamedTuple):
+    """What csv.reader read. `line`: the first, from 1; `fields`: none for a blank line; `problem`: if any."""
+
+    line: int
+    raw: str
+    fields: list[str]
+    problem: str
+
+
 def read_csv(source: str, lines: Iterable[str]) -> Iterator[Record]:
     """RFC 4180 with a header; any line ends. Blank lines are no rows. Raises DatasetError."""
-    csv.field_size_limit(MAX_FIELD_CHARS)
-    taken: list[str] = []
-    count = 0
-
-    def tell() -> Iterator[str]:
-        nonlocal count
-        for line in lines:
-            count += 1
-            taken.append(line)
-            yield line
-
-    reader = csv.reader(tell(), strict=True)
-    header: list[str] | None = None
-    while True:
-        first = count + 1
-        taken.clear()
-        problem = ""
-        fields: list[str] | None = []
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            problem = f"not CSV: {error}"
-        if fields is None:
-            return
-        raw = "".join(taken)
-        problem = problem or _encoding_problem(raw)
-        if header is None:
-            if problem:
-                raise DatasetError(f"{source}, line {first}: the header is {problem}")
-            if fields:
-                header = _header(source, first, fields)
+    header: list[str] = []
+    for record in _parse_csv(lines):
+        problem, fields = record.problem, record.fields
+        if not header:
+            header = _header(source, record)
             continue
-        if not problem and not fields:
-            continue
-        if not problem and len(fields) != len(header):
-            problem = f"{len(fields)} fields, and the header has {len(header)}"
+        if fields and len(fields) != len(header):
+            problem = problem or f"{len(fields)} fields, and the header has {len(header)}"
         if problem:
-            yield Reject(source, first, problem, readable(raw))
-        else:
-            yield Row(source, first, dict(zip(header, fields, strict=True)))
+            yield Reject(source, record.line, problem, readable(record.raw))
+        elif fields:
+            yield Row(source, record.line, dict(zip(header, fields, strict=True)))
 
 
 def read_json_lines(source: str, lines: Iterable[str]) -> Iterator[Record]:
@@ -120,12 +102,39 @@ def read_json_lines(source: str, lines: Iterable[str]) -> Iterator[Record]:
             yield Row(source, number, document)
 
 
-def _header(source: str, line: int, fields: list[str]) -> list[str]:
-    names = [field.strip() for field in fields]
+def _parse_csv(lines: Iterable[str]) -> Iterator[_CsvRecord]:
+    csv.field_size_limit(MAX_FIELD_CHARS)
+    raw: list[str] = []
+
+    def recorded() -> Iterator[str]:
+        for line in lines:
+            raw.append(line)
+            yield line
+
+    reader = csv.reader(recorded(), strict=True)
+    while True:
+        first = reader.line_num + 1
+        raw.clear()
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield _CsvRecord(first, "".join(raw), [], f"not CSV: {error}")
+        else:
+            text = "".join(raw)
+            yield _CsvRecord(first, text, fields, _encoding_problem(text))
+
+
+def _header(source: str, record: _CsvRecord) -> list[str]:
+    """The names of the columns; none for a blank line."""
+    if record.problem:
+        raise DatasetError(f"{source}, line {record.line}: the header is {record.problem}")
+    names = [field.strip() for field in record.fields]
     for number, name in enumerate(names, 1):
         if not name or names.index(name) < number - 1:
             problem = f"is named {name!r} like an earlier one" if name else "has no name"
-            raise DatasetError(f"{source}, line {line}: column {number} {problem}; mend the header")
+            raise DatasetError(f"{source}, line {record.line}: column {number} {problem}; fix the header")
     return names
 
 
@@ -148,7 +157,7 @@ def _encoding_problem(text: str) -> str:
 
 
 def readable(text: str) -> str:
-    """The text as UTF-8 carries it: what came of bytes that are not UTF-8 stands in it as \\xff."""
+    """The text as valid UTF-8: bytes that were not UTF-8 are written as \\xff."""
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:

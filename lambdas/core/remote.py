@@ -1,4 +1,4 @@
-"""Remote functions: one loaded, and rows run through it."""
+"""Loads a remote function, and calls it with the arguments of rows."""
 
 import importlib
 import itertools
@@ -13,7 +13,7 @@ from core.errors import ArgumentError, FunctionError, ResultError, TaskError, Tr
 from core.exact_json import Json, dump_json
 from core.shorten import shorten
 
-# What an error keeps of its message.
+# How many characters of a message an error keeps.
 MESSAGE_CHARS = 500
 
 Arguments = list[Json]
@@ -32,10 +32,10 @@ def load_function(name: str) -> Callable[..., Any]:
 def run_rows(
     signature: Signature, function: Callable[..., Any], rows: Sequence[Arguments], first_row: int
 ) -> list[str]:
-    """Rows through a function: a JSON text for each, in order.
+    """Calls the function for all rows; returns a JSON text for each, in order.
 
     Raises FunctionError, ArgumentError or ResultError naming the row (where on_error is "fail"), and
-    TransientError where trying again may help. `first_row`: the number of the first row in its batch.
+    TransientError where a retry may help. `first_row`: the number of the first row in its batch.
     """
     if signature.vectorized:
         return _run_vectorized(signature, function, rows, first_row)
@@ -47,7 +47,7 @@ def run_rows(
 def _run_row(signature: Signature, function: Callable[..., Any], row: Arguments, number: int) -> str:
     try:
         value = function(*_convert(signature, row, number))
-    except Exception as error:  # noqa: BLE001 - whatever a user's function raises has a decided outcome
+    except Exception as error:  # noqa: BLE001 - a user's function may raise anything
         return _failure(signature, error, number)
     return _encode(signature, value, number)
 
@@ -73,36 +73,39 @@ def _run_in_parallel(
 def _run_vectorized(
     signature: Signature, function: Callable[..., Any], rows: Sequence[Arguments], first_row: int
 ) -> list[str]:
-    texts = [""] * len(rows)
-    good: list[int] = []
-    columns: list[list[Any]] = []
-    for index, row in enumerate(rows):
+    texts: dict[int, str] = {}
+    arguments: dict[int, list[Any]] = {}
+    for number, row in enumerate(rows, first_row):
         try:
-            columns.append(_convert(signature, row, first_row + index))
+            arguments[number] = _convert(signature, row, number)
         except ArgumentError as error:
-            texts[index] = _failure(signature, error, first_row + index)
-        else:
-            good.append(index)
-    if not good:
-        return texts
+            texts[number] = _failure(signature, error, number)
+    if arguments:
+        texts |= _call_vectorized(signature, function, arguments)
+    return [texts[number] for number in sorted(texts)]
+
+
+def _call_vectorized(
+    signature: Signature, function: Callable[..., Any], arguments: dict[int, list[Any]]
+) -> dict[int, str]:
+    """The texts of rows by their numbers, from one call with a list for each parameter."""
     try:
-        returned = function(*(list(column) for column in zip(*columns, strict=True)))
-    except Exception as error:  # noqa: BLE001 - whatever a user's function raises has a decided outcome
-        for index in good:
-            texts[index] = _failure(signature, error, None)
-        return texts
-    if not isinstance(returned, list):
-        raise ResultError(f"{signature.name} returned {type(returned).__name__}; it must return a list")
-    if len(returned) != len(good):
-        raise ResultError(f"{signature.name} got {len(good)} rows and returned {len(returned)}")
-    for index, value in zip(good, returned, strict=True):
-        become = _failure if isinstance(value, Exception) else _encode
-        texts[index] = become(signature, value, first_row + index)
+        values = function(*(list(column) for column in zip(*arguments.values(), strict=True)))
+    except Exception as error:  # noqa: BLE001 - a user's function may raise anything
+        return {number: _failure(signature, error, None) for number in arguments}
+    if not isinstance(values, list):
+        raise ResultError(f"{signature.name} returned {type(values).__name__}; it must return a list")
+    if len(values) != len(arguments):
+        raise ResultError(f"{signature.name} got {len(arguments)} rows and returned {len(values)}")
+    texts = {}
+    for number, value in zip(arguments, values, strict=True):
+        render = _failure if isinstance(value, Exception) else _encode
+        texts[number] = render(signature, value, number)
     return texts
 
 
 def _failure(signature: Signature, error: Exception, row: int | None) -> str:
-    """A row's error by the function's on_error: raised, or the JSON text of null or of an object."""
+    """Handles a row's error as on_error says: raises it, or returns the JSON text of null or of an object."""
     if not isinstance(error, TransientError):
         if signature.on_error == "null":
             return "null"
@@ -126,7 +129,7 @@ def _encode(signature: Signature, value: Any, row: int) -> str:
         text = dump_json(value, default=_encode_special)
         text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
-        message = f"{signature.name}, row {row}: the value it returned cannot be answered: {error}"
+        message = f"{signature.name}, row {row}: the value it returned cannot be sent: {error}"
         return _failure(signature, ResultError(_message(message)), row)
     return text
 

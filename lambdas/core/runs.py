@@ -1,4 +1,4 @@
-"""Runs of workflows, for those who look after them: from SQL (run_status, ...) and from a terminal."""
+"""Runs of workflows, described and resumed: for run_status and its like in SQL, and for `stepflake runs`."""
 
 import json
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ MAX_NAME = 80
 
 
 class RunError(Exception):
-    """A run that does not exist, or to which this cannot be done; the message says what can."""
+    """A run that does not exist, or cannot be resumed; the message says what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def find_run(client: "SFNClient", handle: str) -> Run:
         execution = describe_execution(handle, client)
     except ClientError as error:
         code = error.response["Error"]["Code"]
-        # The Lambdas may see their own stack's runs.
+        # The Lambdas may describe only their own stack's runs.
         if code in ("AccessDeniedException", "AccessDenied"):
             raise RunError(f"{handle!r} is not a run of this stack's workflows") from None
         if code not in ("InvalidArn", "ValidationException"):
@@ -59,9 +59,9 @@ def find_run(client: "SFNClient", handle: str) -> Run:
 def resume_run(client: "SFNClient", handle: str) -> Run:
     """Runs what is left of a run that failed, timed out or was stopped; finished steps are not repeated.
 
-    Where the service redrives the execution, it continues under its own handle. Else a new run with the same
-    input and the run id of the first skips what that has checkpoints of. Safe to repeat: a resumption that is
-    running or has succeeded is found again and no other is started. Raises RunError, or TransientError.
+    Where the service redrives the execution, it continues under its own handle. Otherwise a new run with the
+    same input and run id skips the steps that have checkpoints. Safe to repeat: while a resumption runs or
+    after it has succeeded, no other is started. Raises RunError, or TransientError.
     """
     run = find_run(client, handle)
     if run.is_running:
@@ -72,7 +72,7 @@ def resume_run(client: "SFNClient", handle: str) -> Run:
 
 
 def _redrive(client: "SFNClient", run: Run) -> Run | None:
-    # Some machines clean up after a failure; a redrive would begin there, behind what failed.
+    # Some machines clean up after a failure; a redrive would start there, after the state that failed.
     if not read_workflows()[run.workflow].schema.get("x-redrive", True):
         return None
     try:
@@ -80,15 +80,15 @@ def _redrive(client: "SFNClient", run: Run) -> Run | None:
     except ClientError as error:
         if error.response["Error"]["Code"] not in NOT_REDRIVABLE:
             raise
-        # A second redrive at the same time may have been first.
-        now = find_run(client, run.arn)
-        return now if now.is_running else None
-    return _resumed(run)
+        # Another redrive at the same time may have been faster.
+        current = find_run(client, run.arn)
+        return current if current.is_running else None
+    return _as_running(run)
 
 
 def _start_again(client: "SFNClient", run: Run) -> Run:
     if not isinstance(run.input, dict):
-        raise RunError(f"the input of {run.name} is no JSON object; start a new run")
+        raise RunError(f"the input of {run.name} is not a JSON object; start a new run")
     machine, _, _ = run.arn.replace(":execution:", ":stateMachine:").rpartition(":")
     document = json.dumps({**run.input, _run_id_field(run.workflow): run.run_id})
     number = 0
@@ -102,15 +102,15 @@ def _start_again(client: "SFNClient", run: Run) -> Run:
             if error.response["Error"]["Code"] != "ExecutionAlreadyExists":
                 raise
         else:
-            again = replace(run, arn=started["executionArn"], input=json.loads(document))
-            return replace(_resumed(again), started=started["startDate"])
+            resumed = replace(run, arn=started["executionArn"], input=json.loads(document))
+            return replace(_as_running(resumed), started=started["startDate"])
         earlier = find_run(client, f"{run.arn.removesuffix(run.name)}{name}")
-        # Two long names may have the same beginning: the run id tells whose resumption it is.
+        # Two long names may have the same beginning: the run id shows which run it resumes.
         if earlier.run_id == run.run_id and (earlier.is_running or earlier.status == "SUCCEEDED"):
             return earlier
 
 
-def _resumed(run: Run) -> Run:
+def _as_running(run: Run) -> Run:
     # What DescribeExecution will answer: it is eventually consistent.
     return replace(run, status="RUNNING", stopped=None, output=None, error="", cause="")
 

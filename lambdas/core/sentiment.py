@@ -1,4 +1,4 @@
-"""How texts feel: Amazon Comprehend on AWS, the VADER lexicon where there is none."""
+"""The sentiment of texts, by Amazon Comprehend or, without AWS, by the VADER lexicon."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +51,7 @@ def _detect(texts: list[str]) -> list[Scores | Exception]:
 
 
 def _shorten(text: str) -> str:
-    # The first 5,000 bytes are enough to tell how a text feels; an error would leave the row without a score.
+    # Comprehend refuses longer texts. The first 5,000 bytes are enough for a score; an error would give none.
     return text.encode("utf-8")[:DOCUMENT_BYTES].decode("utf-8", errors="ignore")
 
 
@@ -61,7 +61,7 @@ def _with_vader(texts: list[str]) -> list[Scores]:
 
 
 def _vader_scores(scores: Scores) -> Scores:
-    # VADER has no class for mixed feelings: what is both positive and negative is the smaller share, twice.
+    # VADER has no class Mixed: it is computed as twice the smaller of the positive and negative shares.
     mixed = min(scores["pos"], scores["neg"])
     return {
         "Positive": round(scores["pos"] - mixed, 4),

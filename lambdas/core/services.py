@@ -2,7 +2,7 @@
 
 A service is one Python function over one JSON document, in a file of its own name:
 services/{name}.py holds `def {name}(document: dict[str, Any]) -> Any`. What it returns must be JSON.
-The name has letters and digits alone, as it becomes part of the logical ids in template.yaml.
+The name has only letters and digits, as it becomes part of the logical ids in template.yaml.
 """
 
 import importlib
@@ -33,7 +33,7 @@ def service_names() -> list[str]:
 
 def load_service(name: str) -> Service:
     """The function of services/{name}.py: only that file is imported. Raises UnknownService, ServiceError."""
-    # The name may come from a run's input: only a file that is there is ever imported.
+    # The name may come from a run's input: only an existing file is ever imported.
     if name not in service_names():
         raise UnknownService(f"there is no service {name!r}; there are: {', '.join(service_names())}")
     service: Service | None = getattr(importlib.import_module(f"services.{name}"), name, None)
@@ -43,9 +43,9 @@ def load_service(name: str) -> Service:
 
 
 def run_service(name: str, document: dict[str, Any]) -> Json:
-    """One document through a service; numbers in what it returns are int or Decimal, as stored JSON reads.
+    """Runs a service on a document; numbers in the result are int or Decimal, as parse_json makes them.
 
-    Raises UnknownService, ServiceError, and TransientError for what a retry may pass.
+    Raises UnknownService, ServiceError, and TransientError for what a retry may avoid.
     """
     service = load_service(name)
     try:

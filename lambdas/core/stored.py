@@ -1,4 +1,4 @@
-"""Documents that outlive a deployment: items of the table, messages, the input of an execution."""
+"""Documents that may be older than the code: items of the table, messages, the input of an execution."""
 
 from collections.abc import Mapping
 from dataclasses import fields

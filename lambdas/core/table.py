@@ -1,4 +1,4 @@
-"""The one DynamoDB table: checkpoints, locks and the states of tasks, told apart by their keys.
+"""The one DynamoDB table: checkpoints, locks and the states of tasks, distinguished by their keys.
 
     pk                     sk                        written by
     run#{run id}           step#{step}               core.checkpoints
@@ -6,7 +6,7 @@
     task#{run id}#{group}  {task number}             fan_out.tasks
 
 Every item has `expires_at` (epoch seconds), after which DynamoDB deletes it, within days: correctness must
-not depend on it. Values are Python's here: str, int, bool, None; no numbers with a fraction.
+not depend on it. Values are Python's str, int, bool and None; no numbers with a fraction.
 """
 
 import re
@@ -60,8 +60,8 @@ def query_items(pk: str) -> Iterator[Item]:
 def put_if(condition: str, item: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> Item | None:
     """Puts the item, with `expires_at`, where the condition holds.
 
-    Returns None where it was written; else the item that is there, {} where there is none. `condition`: of
-    DynamoDB, with `values` for its `:names`; an attribute whose name is reserved is written `#name`.
+    Returns None where it was written; else the existing item, {} where there is none. `condition`: an
+    expression of DynamoDB's, with `values` for its `:names`; a reserved attribute name is written `#name`.
     """
     attributes = _attributes({"expires_at": expires_at(), **item})
     return _write_if(dynamodb().put_item, condition, values, Item=attributes)

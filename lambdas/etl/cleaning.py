@@ -1,10 +1,10 @@
-"""Datasets: CSV and JSON Lines read as rows, and rows made clean. Pure: no AWS, no clock.
+"""Datasets: CSV and JSON Lines read as rows, and rows cleaned. Pure: no AWS, no clock.
 
-What becomes of a row is decided here and nowhere else:
+Only this module decides what happens to a row:
 - names of columns and texts are trimmed, empty texts become null; nothing else changes. CSV has texts only
   ("007" and "1.10" keep their digits, and Snowflake casts them), JSON Lines keeps its types and digits.
-- what cannot be a row (bad CSV, bad JSON, not UTF-8, too few or too many fields, nothing in it, a partition
-  column without a date, a key that came before) becomes a Reject with the reason and the text. None is lost.
+- what cannot be a row (bad CSV, bad JSON, not UTF-8, too few or too many fields, only empty columns, a
+  partition column without a date, a repeated key) becomes a Reject with the reason and the text.
 - a file that cannot be read as rows at all (no usable header, broken gzip) fails the run: DatasetError.
 """
 
@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.exact_json import Json, dump_json
 from core.records import Record, Reject, Row, read_csv, read_json_lines, readable
@@ -26,7 +26,7 @@ DAY = re.compile(r"\d{4}-\d{2}-\d{2}(?!\d)")
 
 
 def record_from_json(document: dict[str, Any]) -> Record:
-    """What `to_json` made."""
+    """The record that `to_json` wrote."""
     return read_stored(Row, document) if "values" in document else read_stored(Reject, document)
 
 
@@ -37,7 +37,7 @@ def format_of(key: str) -> str | None:
 
 
 def read_records(source: str, lines: Iterable[str]) -> Iterator[Record]:
-    """The rows of one object, in order, with what is none in its place.
+    """The rows of one object, in order, and rejects in the place of what cannot be a row.
 
     `lines`: its text with the line ends in it, decoded as UTF-8 with "surrogateescape". Raises
     DatasetError.
@@ -47,7 +47,7 @@ def read_records(source: str, lines: Iterable[str]) -> Iterator[Record]:
 
 
 def clean(values: dict[str, Json]) -> dict[str, Json]:
-    """The row as it is loaded. Raises ValueError with the reason where it can't be."""
+    """The row as it is loaded. Raises ValueError with the reason where it cannot be."""
     cleaned: dict[str, Json] = {}
     for raw_name, value in values.items():
         name = raw_name.strip()
@@ -57,7 +57,7 @@ def clean(values: dict[str, Json]) -> dict[str, Json]:
             raise ValueError(f"two columns are named {name!r}")
         cleaned[name] = (value.strip() or None) if isinstance(value, str) else value
     if all(value is None for value in cleaned.values()):
-        raise ValueError("nothing in any column")
+        raise ValueError("all columns are empty")
     return cleaned
 
 
@@ -75,7 +75,7 @@ def partition_of(values: dict[str, Json], column: str | None) -> str:
     try:
         day = date.fromisoformat(value[:10])
     except ValueError:
-        raise ValueError(f"{column} is a day that no calendar has") from None
+        raise ValueError(f"{column} begins with a date that does not exist") from None
     return f"{column}={day.isoformat()}"
 
 
@@ -86,41 +86,32 @@ def transform(
     rows: dict[str, list[bytes]] = {}
     rejects: list[bytes] = []
     for record in records:
-        result = _accept(record, partition_by) if isinstance(record, Row) else record
+        result = _accept(record, partition_by)
         if isinstance(result, Reject):
             rejects.append(dump_line(result.to_json()))
         else:
-            partition, _, line = result
-            rows.setdefault(partition, []).append(line)
+            rows.setdefault(result.partition, []).append(result.line)
     return rows, rejects
 
 
 def reject_repeated_keys(
     records: Iterable[Record], columns: Sequence[str] | None, partition_by: str | None
 ) -> Iterator[Record]:
-    """The records, where of rows with the same key only the first one stays a row. No columns: all stay.
+    """The records; of rows with the same key, all but the first are rejected. Without columns, none is.
 
-    A row that will be rejected for another reason claims no key. It keeps 16 bytes of each key in mind.
+    A row that is rejected for another reason does not count. A hash of 16 bytes is kept of each key.
     """
     if not columns:
         yield from records
         return
     seen: set[bytes] = set()
     for record in records:
-        result = _accept(record, partition_by) if isinstance(record, Row) else record
+        result = _accept(record, partition_by)
         if isinstance(result, Reject):
             yield result
             continue
-        _, values, _ = result
-        key = [values.get(column) for column in columns]
-        digest = blake2b(dump_line(key), digest_size=16).digest()
-        problem = ""
-        if None in key:
-            problem = f"the key column {columns[key.index(None)]} is empty"
-        elif digest in seen:
-            problem = f"the key ({', '.join(columns)}) came before"
-        seen.add(digest)
-        yield _rejected(record, problem) if problem and isinstance(record, Row) else record
+        problem = _key_problem(result.values, columns, seen)
+        yield _rejected(result.row, problem) if problem else result.row
 
 
 def split(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
@@ -137,17 +128,37 @@ def dump_line(value: Json) -> bytes:
     return dump_json(value).encode("utf-8")
 
 
-def _accept(row: Row, partition_by: str | None) -> tuple[str, dict[str, Json], bytes] | Reject:
-    """Partition, clean values and their line of a row that can be loaded."""
+class _CleanRow(NamedTuple):
+    """A row that can be loaded. `values`: clean; `line`: the values as a line of JSON Lines."""
+
+    row: Row
+    partition: str
+    values: dict[str, Json]
+    line: bytes
+
+
+def _accept(record: Record, partition_by: str | None) -> _CleanRow | Reject:
+    if isinstance(record, Reject):
+        return record
     try:
-        values = clean(row.values)
-        partition = partition_of(values, partition_by)
-        line = dump_line(values)
+        values = clean(record.values)
+        return _CleanRow(record, partition_of(values, partition_by), values, dump_line(values))
     except UnicodeEncodeError:
-        return _rejected(row, "half of a surrogate pair, which is not Unicode text")
+        return _rejected(record, "half of a surrogate pair, which is not Unicode text")
     except ValueError as error:
-        return _rejected(row, str(error))
-    return partition, values, line
+        return _rejected(record, str(error))
+
+
+def _key_problem(values: dict[str, Json], columns: Sequence[str], seen: set[bytes]) -> str | None:
+    """Why a clean row's key rejects it, or None; then the key's hash is added to `seen`."""
+    key = [values.get(column) for column in columns]
+    if None in key:
+        return f"the key column {columns[key.index(None)]} is empty"
+    digest = blake2b(dump_line(key), digest_size=16).digest()
+    if digest in seen:
+        return f"the key ({', '.join(columns)}) is repeated"
+    seen.add(digest)
+    return None
 
 
 def _rejected(row: Row, reason: str) -> Reject:

@@ -1,4 +1,4 @@
-"""A dataset's objects as batches of records: what is extracted here is what the whole run sees."""
+"""Stores a dataset's objects as batches of records; the later steps read only those."""
 
 import gzip
 import io
@@ -26,17 +26,17 @@ from etl.stored_files import StoredFile, list_keys, store_file
 
 logger = Logger()
 
-# How long and how often `extract` waits for a dataset that has not arrived.
+# Limits of the retries while the dataset has not arrived.
 MIN_RETRY_SECONDS = 5
 MAX_ATTEMPTS = 100
 
-# A batch takes 7 events of the execution's history, of 25,000; retries take more.
+# A batch adds 7 events to the execution's history, which has at most 25,000; retries add more.
 # https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
 MAX_BATCHES = 2000
 
 
 class Event(TypedDict):
-    """What the machine sends. `attempts`: how often the dataset had not arrived.
+    """What the machine sends. `attempts`: how often the dataset had not arrived yet.
 
     An execution keeps the definition that it was started with: version 0.1's sends `looks` for `attempts`.
     """
@@ -48,7 +48,7 @@ class Event(TypedDict):
 
 
 class Extracted(TypedDict):
-    """The machine's next input: when to try again while the dataset has not arrived, else all the rest.
+    """The machine's next input: when to retry while the dataset has not arrived, else the other fields.
 
     Version 0.1's definition reads `looks` and `look_again_seconds` for `attempts` and `retry_seconds`.
     """
@@ -77,19 +77,11 @@ def handler(event: Event, context: LambdaContext) -> Extracted:
         keys = list_keys(f"datasets/{wanted['dataset_id']}/")
         sources = [key for key in keys if cleaning.format_of(key)]
         if not sources:
-            attempts = event.get("attempts", event.get("looks", 0))
-            seconds = retry_seconds(wanted, attempts, len(keys))
-            return Extracted(
-                arrived=False,
-                attempts=attempts + 1,
-                retry_seconds=seconds,
-                looks=attempts + 1,
-                look_again_seconds=seconds,
-            )
+            return not_arrived(event, wanted, len(keys))
         extracted = run_step(run_id, "extract", lambda: extract(run_id, wanted, keys, sources))
     if extracted["input"] != wanted:
         raise RunConflict(f"run {run_id} had another input; give that, or another run_id for a new run")
-    # An approval is in the checkpoint of `schedule`, the step behind it.
+    # An approval is in the checkpoint of `schedule`, the next step.
     approved, _ = load_checkpoint(run_id, "schedule")
     return Extracted(
         arrived=True,
@@ -120,6 +112,19 @@ def complete(document: Any) -> dict[str, Any]:
             "a name there is, for instance, Asia/Tokyo"
         ) from None
     return wanted
+
+
+def not_arrived(event: Event, wanted: dict[str, Any], others: int) -> Extracted:
+    """When to try again. Raises DatasetError once the arrival timeout has passed."""
+    attempts = event.get("attempts", event.get("looks", 0))
+    seconds = retry_seconds(wanted, attempts, others)
+    return Extracted(
+        arrived=False,
+        attempts=attempts + 1,
+        retry_seconds=seconds,
+        looks=attempts + 1,
+        look_again_seconds=seconds,
+    )
 
 
 def retry_seconds(wanted: dict[str, Any], attempts: int, others: int) -> int:
@@ -167,10 +172,10 @@ def read_object(key: str) -> Iterator[Record]:
         body = s3().get_object(Bucket=settings().bucket, Key=key)["Body"]
     except ClientError as error:
         if is_missing(error):
-            raise TransientError(f"{key} was deleted while it was to be read") from None
+            raise TransientError(f"{key} was deleted before it was read") from None
         raise
     stream: Any = gzip.GzipFile(fileobj=body) if key.lower().endswith(".gz") else io.BufferedReader(body)
-    # JSON Lines end with \n alone; inside a CSV field any line end may stand.
+    # JSON Lines end with \n only; a CSV field may contain any line end.
     ends = "" if cleaning.format_of(key) == ".csv" else "\n"
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline=ends)
     try:

@@ -1,8 +1,8 @@
-"""The files of a load: published under a prefix that is made of their content, the manifest last.
+"""Publishes the files of a load under a prefix derived from their content, and the manifest last.
 
     loads/{dataset}/{load id}/data/[{column}={day}/]part-00000.jsonl.gz    what COPY INTO reads
-    loads/{dataset}/{load id}/rejects/part-00000.jsonl.gz                  what it does not, with reasons
-    loads/{dataset}/{load id}/manifest.json                                there once all of it is
+    loads/{dataset}/{load id}/rejects/part-00000.jsonl.gz                  what was rejected, with reasons
+    loads/{dataset}/{load id}/manifest.json                                exists once the load is complete
 
 The same rows give the same prefix: loading twice, by this run or by another, leaves one copy.
 """
@@ -10,7 +10,7 @@ The same rows give the same prefix: loading twice, by this run or by another, le
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -60,22 +60,12 @@ def load(run_id: str) -> Loaded:
     """Publishes all files of the run, then the manifest, and returns the checkpoint."""
     extracted = load_step(run_id, "extract")
     data, rejects = transformed_files(run_id, len(extracted["batches"]))
-    dataset = extracted["input"]["dataset_id"]
-    prefix = f"loads/{dataset}/{load_id(data + rejects)}/"
+    prefix = f"loads/{extracted['input']['dataset_id']}/{load_id(data + rejects)}/"
     present = set(list_keys(prefix))
     missing = [file for file in data + rejects if prefix + file.name not in present]
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda file: publish_file(file, prefix + file.name), missing))
-    manifest = {
-        "dataset_id": dataset,
-        "sources": extracted["sources"],
-        "ignored": extracted["ignored"],
-        "rows": sum(file.rows for file in data),
-        "rejected": sum(file.rows for file in rejects),
-        "rows_sha256": add_digests(file.rows_sha256 for file in data),
-        "data": [replace(file, key=prefix + file.name).to_json() for file in data],
-        "rejects": [replace(file, key=prefix + file.name).to_json() for file in rejects],
-    }
+    manifest = build_manifest(extracted, prefix, data, rejects)
     key = prefix + "manifest.json"
     if key not in present:
         body = dump_json(manifest).encode("utf-8")
@@ -89,7 +79,23 @@ def load(run_id: str) -> Loaded:
     )
 
 
+def build_manifest(
+    extracted: dict[str, Any], prefix: str, data: list[StoredFile], rejects: list[StoredFile]
+) -> dict[str, Any]:
+    """What the manifest says: the dataset's objects, counts, and the files, each a StoredFile as JSON."""
+    return {
+        "dataset_id": extracted["input"]["dataset_id"],
+        "sources": extracted["sources"],
+        "ignored": extracted["ignored"],
+        "rows": sum(file.rows for file in data),
+        "rejected": sum(file.rows for file in rejects),
+        "rows_sha256": add_digests(file.rows_sha256 for file in data),
+        "data": [replace(file, key=prefix + file.name).to_json() for file in data],
+        "rejects": [replace(file, key=prefix + file.name).to_json() for file in rejects],
+    }
+
+
 def load_id(files: list[StoredFile]) -> str:
-    """The same for the same files with the same content."""
+    """An id made of the files' names and content: equal files have the same one."""
     text = dump_json([[file.name, file.sha256] for file in files])
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:LOAD_ID_CHARS]

@@ -1,4 +1,4 @@
-"""When the load may begin: computed once a run, so that a resumed run does not wait for another night."""
+"""When the load may begin: computed once for each run, so that a resumed run does not wait another day."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
@@ -14,11 +14,11 @@ logger = Logger()
 
 
 class ApprovalRefused(TaskError):
-    """The answer to the request for approval was no; the message says what it was."""
+    """The load was not approved; the message says how to ask again."""
 
 
 class Event(TypedDict):
-    """What the machine sends. `approval`: what the approver answered, or None where nobody was asked."""
+    """What the machine sends. `approval`: what the approver answered, None where none was required."""
 
     run_id: str
     approval: Any
@@ -46,7 +46,7 @@ def schedule(run_id: str, approval: Any) -> dict[str, Any]:
     if wanted["approval"] and not (isinstance(approval, dict) and approval.get("approved") is True):
         raise ApprovalRefused(
             f'run {run_id} may load only after the answer {{"approved": true}}, and it got another; '
-            "started again with this run_id it asks again"
+            "a new run with this run_id asks again"
         )
     now = datetime.now(UTC)
     hour = wanted.get("off_peak_hour")

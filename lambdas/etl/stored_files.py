@@ -1,10 +1,10 @@
-"""Gzipped JSON Lines objects in the bucket, each with a record of what it must hold.
+"""Gzipped JSON Lines objects in the bucket, each with a record of its content.
 
-    runs/{run id}/{step}/{sha256}.jsonl.gz       what a step stores; the key is made of the content
+    runs/{run id}/{step}/{sha256}.jsonl.gz       what a step stores; the key is the content's hash
     loads/{dataset}/{load id}/{file's name}      what a load publishes
 
-A run's own objects are under its id, so that two runs never meet; two workers at one step store the same
-content under the same key, or other content under another.
+A run's own objects are under its id, so that runs do not overwrite each other's; two workers on one step
+store the same content under the same key, or different content under different keys.
 """
 
 import gzip
@@ -65,7 +65,10 @@ def store_file(run_id: str, step: str, name: str, lines: Iterable[bytes]) -> Sto
 
 
 def read_file(file: StoredFile) -> Iterator[bytes]:
-    """The lines of a file, without their ends, while it is read. Raises StoredFileError, by its end."""
+    """The lines of a file, without their ends, while it is read.
+
+    Raises StoredFileError, for a file that was changed after its last line.
+    """
     digest = hashlib.sha256()
     rows = 0
     try:
@@ -104,7 +107,7 @@ def transform_step(batch: int) -> str:
 
 
 def transformed_files(run_id: str, batches: int) -> tuple[list[StoredFile], list[StoredFile]]:
-    """What `transform` made of all batches, in their order: files with rows, and files with rejects."""
+    """The files that `transform` stored, in the order of batches: those with rows, and those with rejects."""
     with ThreadPoolExecutor(THREADS) as pool:
         done = list(pool.map(lambda batch: load_step(run_id, transform_step(batch)), range(batches)))
     data = [read_stored(StoredFile, file) for batch in done for file in batch["data"]]

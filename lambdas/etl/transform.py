@@ -1,4 +1,4 @@
-"""One batch of records made clean: a file of rows for each partition, and one of what was rejected."""
+"""Cleans one batch of records: a file of rows for each partition, and a file of rejects."""
 
 from typing import Any, TypedDict
 

@@ -1,4 +1,4 @@
-"""What was loaded, read back: counted, and hashed file by file and all together."""
+"""Reads back what was loaded, and compares its row counts and hashes."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -48,7 +48,7 @@ def handler(event: Event, context: LambdaContext) -> Verified:
 
 
 def verify(run_id: str, kind: Literal["data", "rejects"]) -> Verified:
-    """Compares what lies under the load's prefix with what `transform` recorded: neither more nor less."""
+    """Compares the objects under the load's prefix with what `transform` recorded: none more, none less."""
     extracted, loaded = load_step(run_id, "extract"), load_step(run_id, "load")
     data, rejects = transformed_files(run_id, len(extracted["batches"]))
     wanted = data if kind == "data" else rejects

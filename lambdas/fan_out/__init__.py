@@ -1,1 +1,1 @@
-"""fan_out: a list of tasks, spread over a queue of workers and joined in order."""
+"""fan_out: a list of tasks, distributed over a queue of workers, and their results joined in order."""

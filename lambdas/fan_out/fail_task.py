@@ -1,4 +1,4 @@
-"""A task that the machine gave up: it timed out, or its message could not be sent."""
+"""Fails a task for which the machine caught an error: it timed out, or its message could not be sent."""
 
 from typing import TypedDict
 
@@ -14,7 +14,7 @@ logger = Logger()
 
 
 class Event(TypedDict):
-    """The error that the machine caught, and the task. A task that a worker failed comes here too."""
+    """The error that the machine caught, and the task. A worker's failure of a task is caught as well."""
 
     run_id: str
     number: int

@@ -1,5 +1,6 @@
 """The results of a fan-out run's tasks, in input order."""
 
+from collections.abc import Iterator
 from typing import TypedDict
 
 from aws_lambda_powertools import Logger
@@ -13,20 +14,20 @@ from fan_out.tasks import TaskPlan, TaskState
 
 logger = Logger()
 
-# Results up to this size are in the output too; the output has to fit 256 KiB with what is around it.
+# Results up to this size are in the output too; the whole output has to fit into 256 KiB.
 MAX_INLINE_BYTES = 128 * 1024
 
 
 class TaskFailed(TaskError):
-    """Tasks failed, and the run was asked to fail with them; the message counts them and shows the first."""
+    """Tasks failed and on_task_error is "fail"; the message counts them and shows the first."""
 
 
 class Redriven(TaskError):
-    """The execution was redriven after tasks failed: the machine goes back and tries those again."""
+    """The execution was redriven after tasks failed: the machine plans again and runs those."""
 
 
 class Event(TypedDict):
-    """What the machine sends. `round`: the present one; the plan has that in which it was made."""
+    """What the machine sends. `round`: the current one; the plan has the one in which it was made."""
 
     plan: TaskPlan
     round: str
@@ -61,23 +62,16 @@ def handler(event: Event, context: LambdaContext) -> Joined:
 
 
 def join(plan: TaskPlan) -> Joined:
-    """The output. Raises TaskFailed, once the results are stored, where a failed task fails the run."""
+    """The output. Raises TaskFailed, after the results are stored, where a failed task fails the run."""
     run_id = plan["run_id"]
     results: list[str] = []
     first_failure = ""
     failed = 0
-    for group, numbers in tasks.groups_of(plan["tasks"]):
-        states = tasks.load_states(run_id, group)
-        for number in numbers:
-            state = states.get(number)
-            if state is None or not state.is_settled(plan["round"]):
-                raise ResultError(
-                    f"task {number} of {run_id} has no outcome; its state was changed or deleted"
-                )
-            results.append(render(state))
-            if state.status == "failed":
-                failed += 1
-                first_failure = first_failure or f"task {number}: {state.error}: {state.cause}"
+    for number, state in settled_states(plan):
+        results.append(render(state))
+        if state.status == "failed":
+            failed += 1
+            first_failure = first_failure or f"task {number}: {state.error}: {state.cause}"
     key = tasks.store_results(run_id, results)
     if failed and plan["on_task_error"] == "fail":
         raise TaskFailed(
@@ -92,6 +86,19 @@ def join(plan: TaskPlan) -> Joined:
         results_key=key,
         results=inline(results),
     )
+
+
+def settled_states(plan: TaskPlan) -> Iterator[tuple[int, TaskState]]:
+    """Each task's number and state, in input order. Raises ResultError for a task that is not settled."""
+    for group, numbers in tasks.groups_of(plan["tasks"]):
+        states = tasks.load_states(plan["run_id"], group)
+        for number in numbers:
+            state = states.get(number)
+            if state is None or not state.is_settled(plan["round"]):
+                raise ResultError(
+                    f"task {number} of {plan['run_id']} has no outcome; its state was changed or deleted"
+                )
+            yield number, state
 
 
 def render(state: TaskState) -> str:

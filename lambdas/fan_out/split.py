@@ -63,11 +63,7 @@ def split(event: Event) -> GroupedTaskPlan:
     resumed = claim_run_id(run_id, service, names)
     groups = []
     for group, numbers in tasks.groups_of(len(names)):
-        done = (
-            {number for number, state in tasks.load_states(run_id, group).items() if state.status == "done"}
-            if resumed
-            else set()
-        )
+        done = done_tasks(run_id, group) if resumed else set()
         pending = [number for number in numbers if number not in done]
         if pending:
             tasks.store_documents(run_id, group, names[numbers.start : numbers.stop])
@@ -81,8 +77,13 @@ def split(event: Event) -> GroupedTaskPlan:
     )
 
 
+def done_tasks(run_id: str, group: int) -> set[int]:
+    """The numbers of a group's tasks that are done."""
+    return {number for number, state in tasks.load_states(run_id, group).items() if state.status == "done"}
+
+
 def claim_run_id(run_id: str, service: str, names: list[Json]) -> bool:
-    """Binds the run id to these tasks; whether it was bound to them before. Raises RunConflict for others."""
+    """Binds the run id to these tasks; True if it was before. Raises RunConflict if it is bound to others."""
     text = dump_json({"service": service, "names": names})
     identity = {"tasks": len(names), "digest": hashlib.sha256(text.encode("utf-8")).hexdigest()}
     resumed, earlier = load_checkpoint(run_id, STEP)

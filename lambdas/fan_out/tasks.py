@@ -1,9 +1,9 @@
 """The tasks of fan-out runs: the document of each in S3, its state in the table.
 
-The state makes a task's work count once, however often its message is delivered:
+The state ensures that a task has one result, however often its message is delivered:
 
-    running   a worker owns it until `lease_until`; then the worker counts as dead and another takes over
-    waiting   a try ended with a transient error; the next delivery tries again
+    running   a worker owns it until `lease_until`; then it counts as dead and another takes over
+    waiting   an attempt ended with a transient error; the next delivery retries
     done      `result` holds what the service returned; a further delivery only repeats the callback
     failed    `error` and `cause` say why; final within its round
 
@@ -30,11 +30,11 @@ from core.settings import settings
 from core.stored import read_stored
 from core.table import get_item, put_if, query_items
 
-# Tasks of one child execution, one object in S3 and one partition of the table. docs/fan-out.md has the sums:
-# its history stays far below 25,000 events, and a partition takes 1,000 writes a second.
+# Tasks of one child execution, one object in S3 and one partition of the table (docs/fan-out.md): its
+# history stays far below 25,000 events, and a partition takes 1,000 writes a second.
 GROUP_TASKS = 200
 
-# How many workers may die at a task in one round before it fails as poison.
+# How many workers may die on a task in one round before the task fails.
 MAX_DEATHS = 3
 
 # A result is in the item (DynamoDB's limit is 400 KB), and all of a run's results pass through one Lambda.
@@ -47,7 +47,7 @@ NOT_IN_MESSAGES = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010f
 
 SEE_LOG = " (out of time or memory, or a crash); their log says more"
 
-# Groups whose documents a worker keeps in memory: its messages come from few groups at a time.
+# Groups whose documents a worker caches: its messages come from few groups at a time.
 CACHED_GROUPS = 8
 
 Status = Literal["running", "waiting", "done", "failed"]
@@ -102,7 +102,7 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskState:
-    """The state of a task. `lease_until`: epoch seconds. `deaths`: workers that died at it in this round."""
+    """The state of a task. `lease_until`: epoch seconds. `deaths`: workers that died on it in this round."""
 
     status: Status
     round: str
@@ -119,15 +119,15 @@ class TaskState:
 
     @property
     def has_died(self) -> bool:
-        """Whether its lease expired while it ran: its worker died, or is too slow to count."""
+        """Whether its lease expired while it ran: its worker died, or ran past its lease."""
         return self.status == "running" and self.lease_until <= time.time()
 
 
 def claim(task: Task, lease_until: int, *, last: bool) -> TaskState:
     """Makes the caller the task's owner, or returns the settled state, where nothing is left to do.
 
-    A task at which MAX_DEATHS workers died is failed instead; so is, at its `last` delivery, one at which any
-    died: after another death no delivery would be left to report it. Raises TaskBusy.
+    Fails the task instead if MAX_DEATHS workers died on it, or if, at the `last` delivery, any did: after
+    another death there would be no delivery left to report it. Raises TaskBusy.
     """
     claimed = TaskState("running", task.round, owner=uuid.uuid4().hex, lease_until=lease_until)
     earlier = _put(task, claimed, None)
@@ -165,17 +165,17 @@ def finish(task: Task, claimed: TaskState, result: Json) -> TaskState:
 
 
 def fail(task: Task, claimed: TaskState, error: str, cause: str) -> TaskState:
-    """Stores why the task failed for good; returns the state that counts, as `finish` does."""
+    """Stores why the task failed permanently; returns the state that counts, as `finish` does."""
     return _settle(task, _failed(claimed, error, cause), claimed)
 
 
 def release(task: Task, claimed: TaskState) -> None:
-    """Lets the next delivery try again at once, unless another worker has claimed the task already."""
+    """Lets the next delivery retry at once, unless another worker has claimed the task already."""
     _put(task, replace(claimed, status="waiting"), claimed)
 
 
 def fail_unanswered(task: Task, error: str, cause: str) -> TaskState:
-    """Stores that the machine gave the task up, unless it is settled; returns the state that counts.
+    """Stores a failure that the machine caught, unless the task is settled; returns the state that counts.
 
     Raises TransientError where a worker changes the state at the same time.
     """
@@ -264,21 +264,21 @@ def _put(task: Task, state: TaskState, expected: TaskState | None) -> TaskState 
     """Writes a state where there is the expected one, or none; else returns the one that is there."""
     item = {**_key(task), **asdict(state)}
     if expected is None:
-        found = put_if("attribute_not_exists(pk)", item)
+        existing = put_if("attribute_not_exists(pk)", item)
     else:
-        found = put_if(
+        existing = put_if(
             "#owner = :owner AND #status = :status",
             item,
             {":owner": expected.owner, ":status": expected.status},
         )
-    if found is None:
+    if existing is None:
         return None
-    if not found:
-        # It was there a moment ago: deleted by hand, or by its time to live.
+    if not existing:
+        # The caller read the item before: it was deleted by hand, or by its time to live.
         raise TransientError(f"the state of task {task.number} is gone")
-    there = read_stored(TaskState, found)
-    # A write that botocore repeated, since its first answer was lost, finds itself.
-    return None if there == state else there
+    other = read_stored(TaskState, existing)
+    # Where botocore retried a write whose response was lost, the existing state is the one that it wrote.
+    return None if other == state else other
 
 
 def _key(task: Task) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""Tasks from the queue, each through its service, and the answers to the machine that waits for them.
+"""Runs the service of each task in the queue, and sends the callback for which the machine waits.
 
-The task's state is stored first and the callback sent second: a callback that fails is repeated by the next
+The task's state is stored first and the callback sent second: a callback that fails is sent again by the next
 delivery from the stored state, without running the service again.
 """
 
@@ -26,11 +26,11 @@ from fan_out.tasks import Task, TaskBusy, TaskState
 logger = Logger()
 processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 
-# The pause before the next try of a task: doubled with each delivery, up to the longest.
+# The pause before the next attempt at a task: doubled with each delivery, up to the longest.
 FIRST_DELAY_SECONDS = 1
 LONGEST_DELAY_SECONDS = 60
 
-# The machine no longer waits for this callback: it came before, its timeout passed, or its run was stopped.
+# The machine no longer waits for a callback: it was sent before, its timeout passed, or the run was stopped.
 # https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html
 NOT_WAITED_FOR = ("TaskDoesNotExist", "TaskTimedOut", "InvalidToken")
 
@@ -39,20 +39,20 @@ NOT_WAITED_FOR = ("TaskDoesNotExist", "TaskTimedOut", "InvalidToken")
 def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
     """Reports the messages that SQS has to deliver again; all others are done.
 
-    Tasks at which a worker died come last: another death must not take the other messages' work with it.
+    Tasks on which a worker died come last: another death must not lose the results of the other messages.
     """
     messages = {"Records": sorted(event["Records"], key=last_death)}
     return process_partial_response(messages, work, processor, context)
 
 
 def last_death(message: dict[str, Any]) -> int:
-    """When a worker last died at the task, in epoch seconds; 0 for never."""
+    """When a worker last died on the task, in epoch seconds; 0 for never."""
     if int(message["attributes"]["ApproximateReceiveCount"]) == 1:
         return 0
     try:
         task, _ = read(message["body"])
     except (ValueError, TypeError, KeyError):
-        return 0  # no task of the fan-out; it goes to the dead-letter queue
+        return 0  # not a task; the message ends in the dead-letter queue
     state = tasks.load_state(task)
     return state.lease_until if state and state.has_died else 0
 
@@ -109,7 +109,7 @@ def settle(task: Task, *, lease_until: int, last: bool) -> TaskState:
 
 
 def send_to_dead_letters(record: SQSRecord, outcome: TaskState) -> None:
-    """Puts a task that failed for good into the dead-letter queue, with the reason beside it."""
+    """Puts a failed task into the dead-letter queue, with the reason in the message's attributes."""
     attributes = {"error": outcome.error, "cause": outcome.cause or "none was given"}
     sqs().send_message(
         QueueUrl=setting("TASK_DEAD_LETTER_QUEUE_URL"),

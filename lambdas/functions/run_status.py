@@ -7,7 +7,7 @@ from stepflake_lambda import remote_function
 
 @remote_function(on_error="object", chunk_rows=100, concurrency=8)
 def run_status(handle: str | None) -> Any:
-    """Says how a workflow's run stands: workflow, status, started, stopped, error, cause."""
+    """Returns the state of a workflow's run: workflow, status, started, stopped, error, cause."""
     if handle is None:
         return None
     run = find_run(stepfunctions(), handle)

@@ -3,7 +3,7 @@ import time
 from stepflake_lambda import remote_function
 
 
-# Waiting rows wait side by side, as rows that call another service do.
+# The rows wait in parallel, like rows that call another service.
 @remote_function(diagnostic=True, concurrency=100)
 def sleep(seconds: float | None) -> float | None:
     """Waits, and returns how many seconds it was asked to."""

@@ -1,1 +1,1 @@
-"""ingest: each content of an object that lands in S3, exactly once."""
+"""ingest: the rows of an object that lands in S3 through a remote function, once for each content."""

@@ -1,7 +1,7 @@
 """Rows of a file: CSV with a header, JSON Lines, or one JSON array of objects. Pure: no AWS.
 
-Rows are read one after another, so that a file costs little more memory than its text. A file is taken whole
-or not at all: what cannot be read as a row raises RowError, which names the line.
+Rows are read one after another, so that a file costs little more memory than its text. One row that cannot
+be read rejects the whole file: it raises RowError, which names the line.
 """
 
 import json
@@ -50,7 +50,7 @@ def find_format(content_type: str, key: str) -> Format | None:
 
 
 def decode(body: bytes, max_bytes: int) -> str:
-    """A file's text; gzip is told by its first bytes. A byte order mark is dropped.
+    """A file's text; gzip is recognized by its first bytes. A byte order mark is dropped.
 
     Raises RowError where it is not UTF-8, and where it unpacks to more than `max_bytes`.
     """
@@ -74,7 +74,7 @@ def read_rows(text: str, form: Format) -> Iterator[Row]:
         rows = _read_array(text)
     else:
         rows = _read_json_lines(text)
-    # Only an escape brings half of a pair into text that was UTF-8.
+    # Text that was UTF-8 can have half of a surrogate pair only as an escape.
     return _whole_characters(rows) if _SURROGATE.search(text) else rows
 
 
@@ -90,7 +90,7 @@ def read_arguments(signature: Signature, form: Format, row: Row) -> list[Json]:
 
 def _unpack(body: bytes, max_bytes: int) -> bytes:
     unpacked = bytearray()
-    # A gzip may have several members, one behind the other.
+    # A gzip file may have several members, one after another.
     while body:
         unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
         try:
@@ -106,7 +106,7 @@ def _unpack(body: bytes, max_bytes: int) -> bytes:
 
 
 def _lines(text: str) -> Iterator[str]:
-    # By \n alone: str.splitlines knows others, which may stand inside a JSON string or a CSV field.
+    # By \n only: str.splitlines also splits at characters that a JSON string or a CSV field may contain.
     start = 0
     while start < len(text):
         end = text.find("\n", start) + 1 or len(text)
@@ -151,14 +151,14 @@ def _read_array(text: str) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             raise RowError(f"line {error.lineno}: not JSON: {error.msg}") from None
         except (ValueError, RecursionError):
-            end = len(text)  # what reads the element next says why it refuses
+            end = len(text)  # _element raises the error that says why
         yield _element(text[position:end], line_of(position))
         position = _skip_space(text, end)
         is_last = text.startswith("]", position)
         if not is_last:
             if not text.startswith(",", position):
                 raise RowError(
-                    f"line {line_of(end)}: not JSON: the element that ends there needs , or ] behind it"
+                    f"line {line_of(end)}: not JSON: the element that ends there needs , or ] after it"
                 )
             position = _skip_space(text, position + 1)
     position = _skip_space(text, position + 1)

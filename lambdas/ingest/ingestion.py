@@ -1,11 +1,11 @@
-"""What happens to an object that landed below `ingest/`: what is known of it, its rows through a function.
+"""Runs the rows of an object that landed below `ingest/` through a function, and stores the results.
 
     ingest/{function}/{name}                      the object; its second segment names the remote function
     ingested/{function}/{name}/{content}.jsonl    a line for each row: {"row": its columns, "result": value}
 
 The output's key holds the content (etag and version), so that it always belongs to what was ingested, however
-often the object is replaced; it is written whole and once. Where the rows are more than one chunk, finished
-chunks are checkpoints of the content too: another run on the same content goes on where this one ended.
+often the object is replaced; it is written once, as a whole. Where the rows are more than one chunk, finished
+chunks are checkpoints of the content: another run on the same content continues where this one stopped.
 """
 
 import hashlib
@@ -35,24 +35,24 @@ from ingest.landed_objects import PREFIX, Content, LandedObject, ObjectError, re
 
 OUTPUT_PREFIX = "ingested/"
 
-# What one Lambda reads, unpacks and answers in its memory: of short rows, an output six times as large.
+# What fits into the Lambda's memory, unpacked, with its output, which for short rows is six times as large.
 MAX_OBJECT_BYTES = 32 * 1024 * 1024
 
-# Each call of the Lambda reads the chunks that earlier ones finished, in some 20 ms each.
+# Each invocation reads the chunks that earlier ones finished, in about 20 ms each.
 MAX_CHUNKS = 1000
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 MAX_KEY_BYTES = 1024
 
-# Left over for joining the chunks and writing the output.
+# The time kept for joining the chunks and writing the output.
 WRITE_SECONDS = 20
 
-# How core.remote begins an error of one row.
+# How core.remote begins the message of a row's error.
 _ROW_NUMBER = re.compile(r"^((?:\w+, )?)row (\d+):")
 
 
 class IngestResult(TypedDict):
-    """What a run records of an object, and answers.
+    """What a run records of an object, and returns.
 
     `outcome`: processed; recorded (it has no rows, or its key names no function); gone (it was deleted or
     replaced meanwhile). `output`: a key of the bucket.
@@ -80,9 +80,9 @@ class RowSource:
 
 
 def ingest(landed: LandedObject, seconds_left: Callable[[], float]) -> IngestResult | None:
-    """Takes the object's rows through its function; None where the time left is too short for another chunk.
+    """Runs the object's rows through its function; None where too little time is left for another chunk.
 
-    Each call finishes one more chunk at least. Raises ObjectError, RowError and what `run_rows` raises.
+    Each call finishes at least one more chunk. Raises ObjectError, RowError and what `run_rows` raises.
     """
     content = read_stored(Content, landed["content"])
     name, form = function_name(content.key), find_format(landed["content_type"], content.key)
@@ -130,7 +130,8 @@ def output_key(content: Content) -> str:
     excess = len(key.encode()) - MAX_KEY_BYTES
     if excess > 0:
         raise ObjectError(
-            f"the key is too long for its output to lie beside it; shorten it by {excess} bytes"
+            f"the key is too long: its output's key may have {MAX_KEY_BYTES:,} bytes; "
+            f"shorten it by {excess} bytes"
         )
     return key
 
@@ -202,7 +203,7 @@ def _run_chunk(source: RowSource, function: Callable[..., Any], rows: Sequence[R
     try:
         values = run_rows(source.signature, function, arguments, 0)
     except TaskError as error:
-        # To whoever uploaded a file, a line says where; to run_rows, the number in the chunk.
+        # run_rows numbers the rows of the chunk; the author of a file needs the line.
         error.args = (_ROW_NUMBER.sub(lambda m: f"{m[1]}line {rows[int(m[2])].line}:", str(error)),)
         raise
     return "".join(

@@ -1,4 +1,4 @@
-"""Objects that landed in the bucket, found and read as exactly the content that landed."""
+"""Objects that landed in the bucket, described and read with exactly the content that landed."""
 
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -9,7 +9,7 @@ from core.clients import s3
 from core.errors import TaskError
 from core.settings import settings
 
-# Below it objects are ingested.
+# Objects below it are ingested.
 PREFIX = "ingest/"
 
 # NoSuchKey and PreconditionFailed without a body, as HEAD answers them, are bare numbers.
@@ -30,7 +30,7 @@ class LandedObject(TypedDict):
 
 @dataclass(frozen=True)
 class Content:
-    """What exactly an object holds. `etag`: without quotes; `version_id`: None without versioning."""
+    """One content of an object. `etag`: without quotes; `version_id`: None without versioning."""
 
     bucket: str
     key: str
@@ -42,7 +42,7 @@ class Content:
 
     @property
     def name(self) -> str:
-        """The etag, with the version where there is one: what tells two contents of one key apart."""
+        """The etag, with the version where there is one: it distinguishes the contents of a key."""
         return f"{self.etag}.{self.version_id}" if self.version_id else self.etag
 
 

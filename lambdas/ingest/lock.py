@@ -25,7 +25,7 @@ class Event(TypedDict):
 @logger.inject_lambda_context(clear_state=True)
 @reraise_transient
 def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
-    """Takes the lock on the object's present content, unless another run has it or is done with it.
+    """Takes the lock on the object's current content, unless another run holds it or has completed it.
 
     Returns {"outcome": "locked", "object": ...}, or the run's output where there is nothing to do for it:
     `outcome` is gone, held or skipped, and `message` says more. Raises ObjectError.
@@ -41,8 +41,8 @@ def handler(event: Event, context: LambdaContext) -> dict[str, Any]:
     else:
         content = read_stored(Content, landed["content"])
         lock = acquire(content, event["owner"], event["run_id"])
-        is_taken = lock.owner == event["owner"] and lock.result is None
-        answer = {"outcome": "locked", "object": landed} if is_taken else describe(lock, content)
+        is_locked = lock.owner == event["owner"] and lock.result is None
+        answer = {"outcome": "locked", "object": landed} if is_locked else describe(lock, content)
     logger.info("lock", extra={"outcome": answer["outcome"]})
     return answer
 
@@ -55,12 +55,12 @@ def describe_gone(key: str) -> dict[str, Any]:
 
 
 def describe(lock: Lock, content: Content) -> dict[str, Any]:
-    """The output of a run that found the lock held by another run, or the content done."""
+    """The output of a run whose content another run has locked or ingested."""
     if lock.result is not None:
         message = f"this content was ingested before, by run {lock.owner}"
         return {**lock.result, "outcome": "skipped", "message": message}
     message = (
-        f"run {lock.owner} is at work on this content; if it has died, resume it, "
-        f"or start again when its lease has ended at {lock.lease_end}"
+        f"run {lock.owner} is ingesting this content; if it has died, resume it, "
+        f"or start again after its lease has ended at {lock.lease_end}"
     )
     return {"outcome": "held", "key": content.key, "etag": content.etag, "message": message}

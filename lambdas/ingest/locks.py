@@ -23,7 +23,7 @@ Clock = Callable[[], float]
 
 
 class LockLost(TaskError):
-    """Another run holds the lock by now, or none does; the message says which."""
+    """Another run holds the lock now, or none does; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Lock:
 def acquire(content: Content, owner: str, run_id: str, *, clock: Clock = time.time) -> Lock:
     """Takes the lock if it may be taken, and returns its state, whose `owner` may be another.
 
-    It may be taken where nobody has it, where its lease expired, and where `owner` (a retry) or an earlier
+    It may be taken where no run holds it, where its lease expired, and where `owner` (a retry) or an earlier
     run of the same `run_id` (a resumption) holds it. A completed lock is never taken again.
     Raises TransientError.
     """
     now = int(clock())
     lock = Lock(owner, run_id, now + LEASE_SECONDS, None)
-    found = put_if(
+    existing = put_if(
         "attribute_not_exists(pk) OR (#state = :held AND "
         "(lease_until < :now OR lock_owner = :owner OR run_id = :run_id))",
         {
@@ -68,28 +68,28 @@ def acquire(content: Content, owner: str, run_id: str, *, clock: Clock = time.ti
         },
         {":held": "held", ":now": now, ":owner": owner, ":run_id": run_id},
     )
-    if found is None:
+    if existing is None:
         return lock
-    if not found:
+    if not existing:
         raise TransientError(f"the lock on {content} was deleted at the same time")
-    return Lock.from_item(found)
+    return Lock.from_item(existing)
 
 
 def renew(content: Content, owner: str, *, clock: Clock = time.time) -> None:
-    """Starts the lease anew, and counts that. Raises LockLost where the lock is not this owner's."""
-    found = update_if(
+    """Extends the lease, and counts the renewals. Raises LockLost where the lock is not this owner's."""
+    existing = update_if(
         "lock_owner = :owner AND #state = :held",
         _key(content),
         "SET lease_until = :until ADD renewals :one",
         {":until": int(clock()) + LEASE_SECONDS, ":one": 1, ":owner": owner, ":held": "held"},
     )
-    if found is not None:
-        raise _lost(found, content)
+    if existing is not None:
+        raise _lost(existing, content)
 
 
 def complete(content: Content, owner: str, result: dict[str, Any]) -> None:
-    """Records for good that the content is done, and the result. Raises LockLost. Safe to repeat."""
-    found = update_if(
+    """Records permanently that the content is done, and the result. Raises LockLost. Safe to repeat."""
+    existing = update_if(
         "lock_owner = :owner",
         _key(content),
         "SET #state = :done, #result = :result, expires_at = :expires",
@@ -100,25 +100,25 @@ def complete(content: Content, owner: str, result: dict[str, Any]) -> None:
             ":owner": owner,
         },
     )
-    if found is not None:
-        raise _lost(found, content)
+    if existing is not None:
+        raise _lost(existing, content)
 
 
 def release(content: Content, owner: str) -> bool:
-    """Gives the lock back, so that any run may take it. False where it is not this owner's."""
-    found = delete_if(
+    """Releases the lock, so that any run may take it. False where it is not this owner's."""
+    existing = delete_if(
         "lock_owner = :owner AND #state = :held", _key(content), {":owner": owner, ":held": "held"}
     )
-    return found is None
+    return existing is None
 
 
 def _key(content: Content) -> dict[str, str]:
     return {"pk": f"object#{content.bucket}/{content.key}", "sk": f"content#{content.name}"}
 
 
-def _lost(found: Item, content: Content) -> LockLost:
-    if not found:
-        return LockLost(f"nobody holds the lock on {content} any more; run it again")
-    lock = Lock.from_item(found)
+def _lost(existing: Item, content: Content) -> LockLost:
+    if not existing:
+        return LockLost(f"no run holds the lock on {content} any more; run it again")
+    lock = Lock.from_item(existing)
     what = f"holds it until {lock.lease_end}" if lock.result is None else "completed it"
     return LockLost(f"the lock on {content} was lost: run {lock.owner} {what}")

@@ -30,7 +30,7 @@ class Event(TypedDict):
 def handler(event: Event, context: LambdaContext) -> dict[str, Any] | None:
     """Records the result, or releases the lock where there is none. Raises LockLost where another has it.
 
-    A lock that is to be released and that another run has taken since is left alone.
+    A lock that another run has taken since is not released.
     """
     logger.append_keys(execution=event["owner"], run_id=event.get("run_id", event["owner"]))
     content, result = read_stored(Content, event["object"]["content"]), event["result"]

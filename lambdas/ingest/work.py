@@ -1,4 +1,4 @@
-"""The rows of a locked object, through the remote function that its key names."""
+"""Runs the rows of a locked object through the remote function that its key names."""
 
 from typing import NotRequired, TypedDict
 
@@ -23,7 +23,7 @@ class Event(TypedDict):
 
 
 class Progress(TypedDict):
-    """Where `finished` is False, the time was too short for another chunk, and the machine calls again."""
+    """Where `finished` is False, too little time was left for another chunk, and the machine calls again."""
 
     finished: bool
     result: IngestResult | None
@@ -32,7 +32,7 @@ class Progress(TypedDict):
 @logger.inject_lambda_context(clear_state=True)
 @reraise_transient
 def handler(event: Event, context: LambdaContext) -> Progress:
-    """Renews the lease, and works while this Lambda has time. Raises LockLost, or the error of the work."""
+    """Renews the lease, and works while this Lambda has time. Raises LockLost, and what `ingest` raises."""
     logger.append_keys(execution=event["owner"], run_id=event.get("run_id", event["owner"]))
     renew(read_stored(Content, event["object"]["content"]), event["owner"])
     result = ingest(event["object"], lambda: context.get_remaining_time_in_millis() / 1000)

@@ -1,1 +1,1 @@
-"""pipeline: a document through one service after another, entered at any of them."""
+"""pipeline: a document through one service after another, starting at any of them."""

@@ -20,7 +20,7 @@ processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 
 
 class MessageError(Exception):
-    """A message that is no input of the pipeline; the message says where."""
+    """A message that is not an input of the pipeline; the error says at which path."""
 
 
 @logger.inject_lambda_context(clear_state=True)
@@ -39,18 +39,18 @@ def connect(record: SQSRecord) -> None:
         message_id, text = unwrap(record.message_id, record.body)
         document = run_input(service, text)
     except MessageError as error:
-        # Only where it is wrong: what follows the colon may quote the document.
+        # Without what follows the colon, which may quote the document.
         reason = str(error).partition(": ")[0]
         logger.warning("message refused", extra={"sqs_message_id": record.message_id, "reason": reason})
         raise
-    # Step Functions keeps names apart for 90 days; messages live for 14.
+    # A name is taken for 90 days; a message is delivered for at most 14.
     execution = f"{service}-{message_id}"
     started = start_execution("pipeline", execution, document)
     logger.info("run started" if started else "run was started before", extra={"execution": execution})
 
 
 def run_input(service: str, text: str) -> dict[str, Any]:
-    """The pipeline's input that a message stands for. Raises MessageError."""
+    """The pipeline's input in a message. Raises MessageError."""
     document = {"start_at": service} | parse_message(text)
     if document["start_at"] != service:
         raise MessageError(f"at $.start_at: this queue starts runs at {service}; leave it out")

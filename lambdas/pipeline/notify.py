@@ -1,7 +1,7 @@
-"""Tells the pipeline's topic that a run failed, timed out or was stopped.
+"""Publishes to the pipeline's topic that a run failed, timed out or was stopped.
 
-From the event that Step Functions sends, and not from a state of the machine: a Catch would have to end in a
-Fail state, where a redrive would start; and no state sees a time-out or a stop.
+An event of Step Functions invokes it, not a state of the machine: a Catch would have to end in a Fail state,
+where a redrive would start, and no state runs after a timeout or a stop.
 """
 
 import json

@@ -22,9 +22,9 @@ class Event(TypedDict):
 
 
 class ServicePlan(TypedDict):
-    """What the machine follows. `services`: all, in order. `first`: the index of the one to start at.
+    """The machine's next input. `services`: all, in order. `first`: the index of the one to start at.
 
-    `finished`: those with a checkpoint. `output`: as `describe_output` says it, before any service runs.
+    `finished`: those with a checkpoint. `output`: what `describe_output` returns before any service runs.
     """
 
     request_id: str
@@ -101,5 +101,5 @@ def check_request(request: Request, first: int, skip: list[str]) -> None:
         if name in request.document and name not in skip:
             raise RequestError(
                 f"at $.document.{name}: this is where the service {name} puts its result; "
-                "rename the property, or list the service in skip to keep what is there"
+                "rename the property, or list the service in skip to keep the property"
             )

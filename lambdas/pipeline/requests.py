@@ -18,7 +18,7 @@ from core.settings import settings
 # No service can have this name: a service's name has no hyphen.
 DOCUMENT_STEP = "input-document"
 
-# Of the 256 KiB that an execution's output holds, with room for the steps and for how AWS escapes JSON.
+# An execution's output has at most 256 KiB; this leaves room for the steps and for escapes in the JSON.
 MAX_OUTPUT_BYTES = 128 * 1024
 
 Document = dict[str, Any]
@@ -60,7 +60,7 @@ def store_document(request_id: str, document: Document) -> None:
     if save_checkpoint(run_id(request_id), DOCUMENT_STEP, given) != given:
         raise RequestError(
             f"at $.document: request {request_id!r} has another document; a request id names one document: "
-            "leave the document out to go on with that one, or the request id for a new request"
+            "leave the document out to continue with that one, or the request id for a new request"
         )
 
 

@@ -1,4 +1,4 @@
-"""One service of the pipeline on one request."""
+"""Runs one service of the pipeline on one request."""
 
 from dataclasses import replace
 from typing import Any, TypedDict
@@ -23,7 +23,7 @@ class Event(TypedDict):
 
 
 class Done(TypedDict):
-    """The machine's next input. `output`: as `describe_output` says it, with the service's result."""
+    """The machine's next input. `output`: what `describe_output` returns, with the service's result."""
 
     service: str
     output: dict[str, Any]

@@ -8,13 +8,13 @@ LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def hostname(document: dict[str, Any]) -> dict[str, Any]:
-    """A host name as it is compared: lower case, no final dot, checked by RFC 1123, and a hash to shard by.
+    """A host name normalized: lower case, no final dot, checked by RFC 1123; and its hash, to shard by.
 
-    Raises TypeError where there is no `name`, ValueError for what is no host name, such as an IPv4 address.
+    Raises TypeError where there is no `name`, ValueError for other text, such as an IPv4 address.
     """
     given = document.get("name")
     if not isinstance(given, str):
-        raise TypeError("name is missing, or no string")
+        raise TypeError("name is missing, or not a string")
     name = given.strip().lower().removesuffix(".")
     labels = name.split(".")
     if len(name) > MAX_NAME:

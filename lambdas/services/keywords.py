@@ -1,21 +1,21 @@
 from functools import cache
 from typing import Any
 
-# Shorter ones are mostly what the list of stop words forgot.
+# Shorter phrases are mostly stop words that the list lacks.
 MIN_CHARACTERS = 3
 MAX_WORDS = 3
 MAX_KEYWORDS = 10
 
 
 def keywords(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """The phrases that say most of `text`, best first: [{"phrase": ..., "score": RAKE's, 1 and more}].
+    """The most relevant phrases of `text`, best first: [{"phrase": ..., "score": RAKE's, 1 and more}].
 
-    Phrases are what lies between stop words of the text's language, or of English where that is unknown.
+    Phrases are the words between stop words of the text's language, or of English where that is unknown.
     """
     code = (document.get("language") or {}).get("code") or "en"
-    found = _rake(code).run(document["text"], minCharacters=MIN_CHARACTERS, maxWords=MAX_WORDS)
-    # A score of 0: nothing but digits.
-    return [{"phrase": phrase, "score": round(score, 2)} for phrase, score in found if score][:MAX_KEYWORDS]
+    phrases = _rake(code).run(document["text"], minCharacters=MIN_CHARACTERS, maxWords=MAX_WORDS)
+    # A phrase of digits only has a score of 0.
+    return [{"phrase": phrase, "score": round(score, 2)} for phrase, score in phrases if score][:MAX_KEYWORDS]
 
 
 @cache

@@ -1,12 +1,12 @@
 from functools import cache
 from typing import Any
 
-# Of a few letters langdetect is certain as well, and often wrong.
+# For shorter texts langdetect is often wrong, with high confidence.
 MIN_BYTES = 20
 
 
 def language(document: dict[str, Any]) -> dict[str, Any]:
-    """The language of `text`: {"code": ISO 639-1, or null where it can't be told, "confidence": 0 to 1}."""
+    """The language of `text`: {"code": ISO 639-1, or null where it is unknown, "confidence": 0 to 1}."""
     from langdetect.lang_detect_exception import LangDetectException
 
     text = document["text"]
@@ -23,6 +23,6 @@ def language(document: dict[str, Any]) -> dict[str, Any]:
 def _detector() -> Any:
     from langdetect import DetectorFactory, detect_langs
 
-    # It draws samples: with a seed, the same text has the same language each time.
+    # It samples at random: with a fixed seed, the same text has the same language each time.
     DetectorFactory.seed = 0
     return detect_langs

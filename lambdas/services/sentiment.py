@@ -5,7 +5,7 @@ from core.sentiment import score
 
 
 def sentiment(document: dict[str, Any]) -> dict[str, Any] | None:
-    """How `text` feels: {"label": the strongest feeling, "scores": as the remote function says them}.
+    """The sentiment of `text`: {"label": that of the highest score, "scores": as of the remote function}.
 
     Null where the text is in a language other than SENTIMENT_LANGUAGE, or is blank.
     """

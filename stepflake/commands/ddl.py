@@ -11,7 +11,7 @@ LOCAL_ROLE_ARN = "arn:aws:iam::000000000000:role/snowflake"
 
 @click.command()
 @stack_options
-@click.option("--api-url", help="The API's URL, where no stack is to be asked for it; needs --role-arn.")
+@click.option("--api-url", help="The API's URL, instead of a stack's; needs --role-arn.")
 @click.option("--role-arn", help="The role that Snowflake assumes.  [default: the stack's SnowflakeRoleArn]")
 @click.option("--diagnostics", is_flag=True, help="With --api-url: declare echo, sleep and fail too.")
 def ddl(

@@ -46,9 +46,9 @@ SALES_CSV = """order_id,day,customer,amount
 four
 """
 
-# How long a run that an event starts may take to show itself.
+# How long to wait for a run that an event starts.
 EVENT_SECONDS = 30
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 @click.command()
@@ -56,16 +56,16 @@ LOOK_SECONDS = 0.2
 def demo(name: str) -> None:
     """Bring the local stack up, call it from SQL, run each workflow once, and show what happened.
 
-    The stack stays up, to look around in.
+    The stack stays up.
     """
     stack = local.up(project_root(), name, step=step).stack
     started = time.monotonic()
     for title, show_it in {
         "A query, answered by a remote function": show_query,
         "fan_out: a list of tasks over a queue, started from SQL": show_fan_out,
-        "pipeline: services one after the other, and entered midway": show_pipeline,
+        "pipeline: services one after another, and started in the middle": show_pipeline,
         "ingest: an object that lands in S3, exactly once": show_ingest,
-        "etl: a dataset cleaned and loaded, stopped midway and resumed": show_etl,
+        "etl: a dataset cleaned and loaded, stopped in between and resumed": show_etl,
     }.items():
         output.print()
         output.print(title, style="bold cyan")
@@ -76,7 +76,7 @@ def demo(name: str) -> None:
 
 
 def show_query(stack: Stack) -> None:
-    """The script of the README, and the executions behind its rows."""
+    """The script of the README, and the executions that returned its rows."""
     batches = run_sql(stack, SCRIPT)
     for batch in batches:
         run = _batch_execution(stack, batch)
@@ -87,22 +87,22 @@ def show_query(stack: Stack) -> None:
 
 
 def show_fan_out(stack: Stack) -> None:
-    """A row of SQL starts the run, and its output is the row's value."""
+    """A row of a query starts the run, and the run's output is the row's value."""
     run_sql(stack, FAN_OUT_SCRIPT)
 
 
 def show_pipeline(stack: Stack) -> None:
-    """A run without its last service, and another that enters there with the first one's request id."""
+    """A run without its last service, and another that starts there with the first one's request id."""
     document = {"document": {"text": REVIEW}, "skip": ["keywords"]}
     first = finish(stack, start(stack, "pipeline", document))
     show_run(stack, first)
-    output.print("The same request, entered at keywords: what the services before it found is there.")
-    again = {"request_id": first.run_id, "start_at": "keywords"}
-    show_run(stack, finish(stack, start(stack, "pipeline", again)))
+    output.print("The same request, started at keywords: the results of the services before it are stored.")
+    document = {"request_id": first.run_id, "start_at": "keywords"}
+    show_run(stack, finish(stack, start(stack, "pipeline", document)))
 
 
 def show_ingest(stack: Stack) -> None:
-    """An upload starts a run by itself; the same content again is seen and skipped."""
+    """An upload starts a run; the same content again is skipped."""
     # A name of its own, so that each demo has a first upload.
     key = f"ingest/sentiment/reviews-{time.time_ns()}.csv"
     for upload in ("first upload", "the same content again"):
@@ -114,7 +114,7 @@ def show_ingest(stack: Stack) -> None:
 
 
 def show_etl(stack: Stack) -> None:
-    """A run that is stopped while it waits, and resumed: what is done is not done again."""
+    """A run that is stopped while it waits, and resumed: what is done is not repeated."""
     bucket = stack.outputs["Bucket"]
     key = "datasets/sales/2026-11.csv"
     stack.client("s3").put_object(Bucket=bucket, Key=key, Body=SALES_CSV.encode(), ContentType="text/csv")
@@ -126,10 +126,12 @@ def show_etl(stack: Stack) -> None:
     }
     handle = start(stack, "etl", document)
     _await(lambda: any(s["state"] == "Wait for rate limit" for s in entered_states(stack, handle)))
-    stack.client("stepfunctions").stop_execution(executionArn=handle, error="Demo", cause="stopped midway")
+    stack.client("stepfunctions").stop_execution(
+        executionArn=handle, error="Demo", cause="stopped by the demo"
+    )
     stopped = find_run(stack.client("stepfunctions"), handle)
     output.print(f"{stopped.name}: {stopped.status} in the wait after Extract")
-    output.print("Now resumed: Extract answers from its checkpoint, and what was waited is not waited again.")
+    output.print("Now resumed: Extract answers from its checkpoint, and the time already waited counts.")
     resumed = resume_run(stack.client("stepfunctions"), handle)
     show_run(stack, finish(stack, resumed.arn))
 
@@ -154,7 +156,7 @@ def upload_csv(stack: Stack, key: str, text: str) -> None:
 
 
 def run_sql(stack: Stack, script: str) -> list[Batch]:
-    """Runs a script as `stepflake sql` does, prints its results, and returns the batches that were sent."""
+    """Runs a script as `stepflake sql` does, prints its results, and returns the batches that it sent."""
     batches: list[Batch] = []
 
     def watch(batch: Batch) -> None:
@@ -195,10 +197,10 @@ def _batch_execution(stack: Stack, batch: Batch) -> dict[str, Any]:
     client = stack.client("stepfunctions")
     machine = stack.outputs["BatchStateMachineArn"]
     for item in client.list_executions(stateMachineArn=machine, maxResults=50)["executions"]:
-        found: dict[str, Any] = client.describe_execution(executionArn=item["executionArn"])
-        if json.loads(found["input"])["batch_id"] == batch.id:
-            return found
-    raise StackError(f"No execution of batch {batch.id} is found.")
+        execution: dict[str, Any] = client.describe_execution(executionArn=item["executionArn"])
+        if json.loads(execution["input"])["batch_id"] == batch.id:
+            return execution
+    raise StackError(f"There is no execution of batch {batch.id}.")
 
 
 def _runs(stack: Stack, workflow: str) -> set[str]:
@@ -217,4 +219,4 @@ def _await(condition: Callable[[], bool]) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise StackError(f"Nothing happened within {EVENT_SECONDS} s; see: stepflake runs list")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)

@@ -12,7 +12,7 @@ from stepflake.progress import console
 @name_option
 @click.option("--all", "every", is_flag=True, help="All local stacks of this checkout.")
 def down(name: str, every: bool) -> None:
-    """Stop a local stack; all that was in it is gone."""
+    """Stop a local stack, and delete all that is in it."""
     root = project_root()
     for each in local_names(root) if every else [name]:
         stopped = local.down(root, each)

@@ -1,4 +1,4 @@
-"""`stepflake lint`: mistakes in definitions, template and declarations, before a run finds them."""
+"""`stepflake lint`: reports mistakes in definitions, template and declarations before they are deployed."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ def lint(files: tuple[Path, ...], template: Path | None) -> None:
     """Check state machine definitions, the template that deploys them, and the declarations of lambdas/.
 
     FILES are definitions in Amazon States Language, which are then checked alone. Without them: all of
-    statemachines/, the template, each workflow's places in it, and what SQL is told of lambdas/. Exits with 1
-    when something is found.
+    statemachines/, the template, what each workflow needs in it, and the declarations and imports of
+    lambdas/. Exits with 1 where there is something to fix.
     """
     if not files and not definitions_of(Path()):
         raise click.UsageError(

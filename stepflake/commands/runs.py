@@ -18,7 +18,7 @@ from stepflake.runs import RunsError, entered_states, find, find_workflow, follo
 from stepflake.runs import start as start_run
 from stepflake.stack import Stack
 
-# What workflows take as a run id, which an execution's name may become; Step Functions takes some more.
+# What workflows accept as a run id, which by default is the execution's name; Step Functions accepts more.
 RUN_NAME = re.compile(r"[0-9A-Za-z_.-]{1,80}")
 
 STATUSES = ["RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED", "PENDING_REDRIVE"]
@@ -57,18 +57,18 @@ def list_(workflow: str | None, status: str | None, limit: int, as_json: bool, *
 
 
 @runs.command()
-@click.argument("run")
+@click.argument("handle_or_name", metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object, for programs.")
 @stack_options
-def show(run: str, as_json: bool, **where: Any) -> None:
+def show(handle_or_name: str, as_json: bool, **where: Any) -> None:
     """Show a RUN: its status, input and output, and the states that it entered."""
     stack = find_stack(**where)
-    found = find(stack, run)
-    states = entered_states(stack, found.arn)
+    run = find(stack, handle_or_name)
+    states = entered_states(stack, run.arn)
     if as_json:
-        click.echo(json.dumps({**_as_json(found), "states": states}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps({**_as_json(run), "states": states}, indent=2, ensure_ascii=False))
         return
-    _print_run(found)
+    _print_run(run)
     table = Table("state", "entered", "outcome", box=SIMPLE_HEAD)
     for state in states:
         table.add_row(state["state"], state["entered"], state["outcome"])
@@ -92,34 +92,34 @@ def start(workflow: str, document: str, run_name: str | None, wait: bool, **wher
 
 
 @runs.command()
-@click.argument("run")
+@click.argument("handle_or_name", metavar="RUN")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Follow the run to its end.")
 @stack_options
-def resume(run: str, wait: bool, **where: Any) -> None:
+def resume(handle_or_name: str, wait: bool, **where: Any) -> None:
     """Run what is left of a RUN that failed or was stopped; finished steps are not repeated."""
     stack = find_stack(**where)
-    found = find(stack, run)
+    run = find(stack, handle_or_name)
     try:
-        resumed = resume_run(stack.client("stepfunctions"), found.arn)
+        resumed = resume_run(stack.client("stepfunctions"), run.arn)
     except RunError as error:
         raise RunsError(str(error)) from error
-    how = "is resumed" if resumed.arn == found.arn else f"is resumed as {resumed.name}"
-    console.print(f"{found.name} {how}", soft_wrap=True)
+    how = "is resumed" if resumed.arn == run.arn else f"is resumed as {resumed.name}"
+    console.print(f"{run.name} {how}", soft_wrap=True)
     _finish(stack, resumed.arn, wait)
 
 
 @runs.command()
-@click.argument("run")
+@click.argument("handle_or_name", metavar="RUN")
 @click.option("--cause", default="stopped with stepflake runs stop", show_default=True)
 @stack_options
-def stop(run: str, cause: str, **where: Any) -> None:
+def stop(handle_or_name: str, cause: str, **where: Any) -> None:
     """Stop a RUN; it can be resumed."""
     stack = find_stack(**where)
-    found = find(stack, run)
-    if not found.is_running:
-        raise RunsError(f"{found.name} is not running: {found.status}")
-    stack.client("stepfunctions").stop_execution(executionArn=found.arn, error="Stopped", cause=cause)
-    console.print(f"Stopped {found.name}; to resume it: stepflake runs resume {found.name}", soft_wrap=True)
+    run = find(stack, handle_or_name)
+    if not run.is_running:
+        raise RunsError(f"{run.name} is not running: {run.status}")
+    stack.client("stepfunctions").stop_execution(executionArn=run.arn, error="Stopped", cause=cause)
+    console.print(f"Stopped {run.name}; to resume it: stepflake runs resume {run.name}", soft_wrap=True)
 
 
 def _finish(stack: Stack, handle: str, wait: bool) -> None:

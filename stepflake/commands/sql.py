@@ -1,4 +1,4 @@
-"""`stepflake sql`: a Snowflake script on this machine, with external functions that are really called."""
+"""`stepflake sql`: a Snowflake script on this machine, with calls of its external functions."""
 
 import sys
 import urllib.parse
@@ -22,7 +22,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.argument("file", required=False, type=click.Path(allow_dash=True, dir_okay=False))
 @click.option("-e", "--execute", "statements", help="The SQL itself, instead of a file.")
 @click.option(
-    "--url", help="Another API's URL, up to the stage, for the functions that are declared already."
+    "--url", help="Another API's URL, up to the stage, for the functions that are declared by default."
 )
 @click.option(
     "--format", "style", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True
@@ -39,20 +39,20 @@ def sql(
     region: str | None,
     profile: str | None,
 ) -> None:
-    """Run the Snowflake SQL in FILE (- is stdin) on this machine; external functions are really called.
+    """Run the Snowflake SQL in FILE (- is stdin) on this machine, with calls of its external functions.
 
-    The stack's functions are declared already, as `stepflake ddl` prints them, unless the script has a
+    The stack's functions are declared by default, as `stepflake ddl` prints them, unless the script has a
     CREATE EXTERNAL FUNCTION of its own. Tables last as long as the script.
     """
     if (file is None) == (statements is None):
         raise click.UsageError('Give a FILE (- for stdin) or -e "SQL".')
     script = statements if statements is not None else _read(str(file))
     progress = Progress(console)
-    own = declares_functions(script)
+    declares_own = declares_functions(script)
     credentials, signed_region, functions = _target(name, stack_name, region, profile, url=url)
     with (
         SnowflakeClient(credentials, signed_region, watch=progress.watch) as client,
-        Session(client, [] if own else functions) as session,
+        Session(client, [] if declares_own else functions) as session,
     ):
         results = session.run(script)
         while True:

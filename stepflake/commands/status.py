@@ -14,7 +14,7 @@ from stepflake.stack import Stack
 @name_option
 @click.option("--json", "as_json", is_flag=True, help="Print it for programs.")
 def status(name: str, as_json: bool) -> None:
-    """Say where a local stack is, and how other tools reach it. Exit code 1 where it does not run."""
+    """Show where a local stack is, and how other tools reach it. Exit code 1 where it does not run."""
     stack = find_local(name)
     if as_json:
         click.echo(json.dumps(_as_json(name, stack), indent=2))

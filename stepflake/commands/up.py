@@ -17,16 +17,16 @@ from stepflake.progress import console, step
 
 @click.command()
 @name_option
-@click.option("--detach", "-d", is_flag=True, help="Return once the stack is deployed; it runs on.")
-@click.option("--port", type=click.IntRange(1, 65535), help="Of the engine.  [default: a free one]")
+@click.option("--detach", "-d", is_flag=True, help="Return once the stack is deployed; it keeps running.")
+@click.option("--port", type=click.IntRange(1, 65535), help="The engine's port.  [default: a free one]")
 @click.option(
     "--parameter", "parameters", multiple=True, metavar="KEY=VALUE", help="Set a parameter of the template."
 )
 def up(name: str, detach: bool, port: int | None, parameters: tuple[str, ...]) -> None:
-    """Deploy the current code into a local stack, and start that first unless it runs.
+    """Start a local stack unless it runs, and deploy the current code into it.
 
-    Without --detach this stays until Ctrl-C and stops the stack then; where the stack ran already, it
-    deploys and returns.
+    Without --detach, waits for Ctrl-C and then stops the stack; where the stack ran already, deploys and
+    returns.
     """
     for parameter in parameters:
         if "=" not in parameter:
@@ -45,14 +45,14 @@ def up(name: str, detach: bool, port: int | None, parameters: tuple[str, ...]) -
         console.print(f"The stack {name!r} was up already.", highlight=False)
     show(name, brought_up.stack)
     if not detach and brought_up.started:
-        _attend(brought_up.engine)
+        _wait_for_end(brought_up.engine)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _attend(engine: Engine) -> None:
+def _wait_for_end(engine: Engine) -> None:
     """Waits while the engine runs, and stops it at Ctrl-C. Raises EngineError where it died."""
     shown = ""
     failures = 0
@@ -60,7 +60,7 @@ def _attend(engine: Engine) -> None:
         with console.status("") as line:
             while engine.is_alive():
                 failures = 0 if engine.is_healthy() else failures + 1
-                # One failure may be the engine's end, which is told below.
+                # One failure may mean that the engine ended, which is reported below.
                 health = "not answering" if failures > 1 else "healthy"
                 text = f"The engine is {health}: {engine.url}; Ctrl-C stops it."
                 line.update(text)

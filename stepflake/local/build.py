@@ -1,7 +1,7 @@
 """The checkout built for the embedded engine: what `sam build` makes, zipped with a bootstrap.
 
 Two things make the engine run Lambdas as AWS does. The functions run under AWS's own runtime client, which
-the bootstrap starts, so that errors have their own types. And beside the bundle they see only what AWS's
+the bootstrap starts, so that errors have their own types. And they can import only the bundle and what AWS's
 runtime has: boto3.
 """
 
@@ -26,11 +26,11 @@ from stepflake.local.engine import STATE_VARIABLE
 from stepflake.local.sam import run_sam
 from stepflake.stack import StackError
 
-# What every function finds on AWS without packing it, beside the standard library.
+# What every function can import on AWS besides the bundle and the standard library.
 _RUNTIME_PACKAGES = ("awslambdaric", "boto3")
 
-# -S: no site-packages but the runtime's, so that what a function forgot to require is missing here as well.
-# The last argument tells whose process this is (see engine.py); the runtime client does not read it.
+# -S: no site-packages but the runtime's, so that a missing requirement is missing here as well.
+# The last argument names the engine that the process belongs to (see engine.py); awslambdaric ignores it.
 _BOOTSTRAP = """\
 #!/bin/sh
 export PYTHONPATH="$LAMBDA_TASK_ROOT:{runtime}"
@@ -50,7 +50,7 @@ class Build:
 
 
 def build(root: Path) -> Build:
-    """Builds the bundles, unless this code was built before; then it takes no time and no network."""
+    """Builds the bundles, unless the same code was built before: that needs no time and no network."""
     cache = cache_directory(root)
     with exclusive(cache / "build.lock"):
         bootstrap = _BOOTSTRAP.format(
@@ -86,7 +86,7 @@ def _link_runtime(cache: Path) -> Path:
             links[top] = Path(str(distribution.locate_file(top))).resolve()
     digest = hashlib.sha256(repr(sorted(links.items())).encode()).hexdigest()[:16]
     folder = cache / "runtime" / digest
-    if not folder.exists():  # one that Lambdas run from is never changed
+    if not folder.exists():  # Lambdas may run from it: it is never changed
         partial = cache / "runtime" / "partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -98,17 +98,17 @@ def _link_runtime(cache: Path) -> Path:
 
 def _requirements_of(packages: tuple[str, ...]) -> list[str]:
     """The packages, and all that they require on this machine."""
-    found: set[str] = set()
+    required: set[str] = set()
     waiting = list(packages)
     while waiting:
         package = waiting.pop()
-        if package in found:
+        if package in required:
             continue
-        found.add(package)
+        required.add(package)
         for requirement in map(Requirement, importlib.metadata.requires(package) or []):
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(canonicalize_name(requirement.name))
-    return sorted(found)
+    return sorted(required)
 
 
 def _source_digest(root: Path, bootstrap: str) -> str:
@@ -122,7 +122,7 @@ def _source_digest(root: Path, bootstrap: str) -> str:
 
 
 def _check_template(template: Path, cache: Path) -> None:
-    """Raises StackError for what CloudFormation would refuse and the engine does not, as a dangling !Ref."""
+    """Raises StackError for what CloudFormation refuses and the engine accepts, such as a dangling !Ref."""
     checked = cache / "checked-template"
     if checked.exists() and checked.read_bytes() == template.read_bytes():
         return
@@ -145,7 +145,7 @@ def _check_template(template: Path, cache: Path) -> None:
 
 
 def _describe_match(match: dict[str, Any]) -> str:
-    """One error of cfn-lint's in a line."""
+    """One error of cfn-lint, on one line."""
     place = ".".join(str(part) for part in match["Location"]["Path"] or [])
     line = match["Location"]["Start"]["LineNumber"]
     message = textwrap.shorten(match["Message"], 300)
@@ -176,17 +176,17 @@ def _sam_build(root: Path, cache: Path, target: Path) -> None:
 
 
 def _pack(build: Path, bootstrap: str) -> None:
-    """Zips each function's directory, equal ones once, and lets the built template name the zips.
+    """Zips each function's directory, equal ones once, and names the zips in the built template.
 
     `sam build` leaves a copy of the bundle for each function, and `sam deploy` would zip each of them.
     """
     import yaml  # type: ignore[import-untyped]
 
-    # The C loader, and JSON, which sam reads before it tries YAML: both many times quicker.
+    # The C loader, and JSON, which sam tries before YAML: both are many times faster.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     template = yaml.load((build / "template.yaml").read_text(), loader)  # noqa: S506 - it is a safe loader
     for resource in template["Resources"].values():
-        # A list is an Fn::ForEach, of which no function is made.
+        # A list is an Fn::ForEach; the template makes no function with one.
         code = resource.get("Properties", {}).get("CodeUri") if isinstance(resource, dict) else None
         if isinstance(code, str) and (build / code).is_dir():
             resource["Properties"]["CodeUri"] = _zip(build / code, bootstrap, build)

@@ -1,4 +1,4 @@
-"""The checkout that local stacks are of, and the files that they keep in it."""
+"""The checkout that local stacks are built from, and the files that they keep in it."""
 
 import fcntl
 import re
@@ -14,7 +14,7 @@ DEFAULT_NAME = "local"
 
 
 def project_root() -> Path:
-    """The checkout that is meant: around the current directory, else the one this was installed from."""
+    """The checkout that contains the current directory, or else the one that this was installed from."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "template.yaml").exists() and (folder / "samconfig.toml").exists():

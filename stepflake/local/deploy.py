@@ -12,11 +12,12 @@ from stepflake.local.engine import REGION, Engine
 from stepflake.local.sam import EngineDiedError, run_sam
 from stepflake.stack import Stack, StackError, client_of
 
-# A block during which one step is shown: `with step("Deploying"):`.
+# Shows a step's title while its block runs: `with step("Deploying"):`.
 Step = Callable[[str], AbstractContextManager[None]]
 
 
 def deploy(root: Path, build: Build, engine: Engine, parameters: Mapping[str, str], step: Step) -> Stack:
+    """Deploys the build, unless the engine has it with the same parameters. Raises StackError."""
     config = local_config(root)
     name = config["stack_name"]
     values = dict(item.split("=", 1) for item in config.get("parameter_overrides", []))
@@ -28,6 +29,15 @@ def deploy(root: Path, build: Build, engine: Engine, parameters: Mapping[str, st
         with step("Already deployed: neither code nor parameters have changed"):
             return Stack.describe(name, REGION, endpoint=engine.url)
     record.unlink(missing_ok=True)
+    with step("Deploying"):
+        _sam_deploy(root, build, engine, name, values)
+        stack = Stack.describe(name, REGION, endpoint=engine.url)
+    record.write_text(json.dumps(wanted))
+    return stack
+
+
+def _sam_deploy(root: Path, build: Build, engine: Engine, name: str, values: Mapping[str, str]) -> None:
+    """Runs `sam deploy`. Raises StackError with CloudFormation's reasons, or EngineDiedError."""
     arguments = [
         "deploy",
         f"--template-file={build.template}",
@@ -36,20 +46,16 @@ def deploy(root: Path, build: Build, engine: Engine, parameters: Mapping[str, st
         "--parameter-overrides",
         *(f"{key}={value}" for key, value in values.items()),
     ]
-    with step("Deploying"):
-        try:
-            run_sam(cache_directory(root), arguments, engine)
-        except EngineDiedError:
+    try:
+        run_sam(cache_directory(root), arguments, engine)
+    except EngineDiedError:
+        raise
+    except StackError as error:
+        failures = _failures(name, engine)
+        if not failures:
             raise
-        except StackError as error:
-            failures = _failures(name, engine)
-            if not failures:
-                raise
-            log = engine.state / "sam-deploy.log"
-            raise StackError("\n".join(["The deployment failed:", *failures, f"All of it: {log}"])) from error
-        stack = Stack.describe(name, REGION, endpoint=engine.url)
-    record.write_text(json.dumps(wanted))
-    return stack
+        log = engine.state / "sam-deploy.log"
+        raise StackError("\n".join(["The deployment failed:", *failures, f"All of it: {log}"])) from error
 
 
 def _failures(name: str, engine: Engine) -> list[str]:
@@ -60,7 +66,7 @@ def _failures(name: str, engine: Engine) -> list[str]:
     try:
         events = client.describe_stack_events(StackName=name)["StackEvents"]
     except (BotoCoreError, ClientError):
-        return []  # it didn't come to a stack: what sam says is all there is
+        return []  # there is no stack: sam's own output has the reason
     failures: list[str] = []
     for event in events:  # the newest first
         status, resource = event["ResourceStatus"], event["LogicalResourceId"]

@@ -2,8 +2,8 @@
 
 An engine lives in a state directory of its own: `engine.json` (which process, which port), `engine.log` and
 `tmp/`, so that two engines share no temporary files. It holds a lock on `engine.lock` for as long as it
-lives. The kernel lets go of that lock however the process ends, so a process id is only ever trusted, and
-killed, while the lock is held: a recycled id, or one from before a reboot, is not mistaken for the engine.
+lives. The kernel releases that lock however the process ends, so a process id is trusted, and killed, only
+while the lock is held: a recycled id, or one from before a reboot, is not mistaken for the engine.
 """
 
 import fcntl
@@ -26,21 +26,21 @@ from stepflake.errors import UserError
 HOST = "127.0.0.1"
 REGION = "us-east-1"
 
-# The name of the environment variable through which the Lambdas' bootstrap learns whose they are.
+# The environment variable from which the Lambdas' bootstrap reads to which engine they belong.
 STATE_VARIABLE = "STEPFLAKE_STATE"
 
 _START_SECONDS = 60
 _STOP_SECONDS = 10
 _LOG_TAIL_LINES = 20
 
-# What of the developer's environment the engine, and so every Lambda, sees. No AWS_*, PYTHON* or DOCKER_*:
-# Lambdas have the engine's credentials and nobody else's, and import what they would import on AWS.
+# What the engine, and so every Lambda, has of the developer's environment. No AWS_*, PYTHON* or DOCKER_*:
+# Lambdas have only the engine's credentials, and import what they would import on AWS.
 _INHERITED = (
     "PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy",
     "https_proxy",
 )  # fmt: skip
 
-# Engines that this process started: it has to take note of their end.
+# Engines that this process started: it has to wait for them when they end, or they stay as zombies.
 _children: dict[int, "subprocess.Popen[bytes]"] = {}
 
 
@@ -70,7 +70,7 @@ class Engine:
 
     @classmethod
     def find(cls, state: Path) -> Self | None:
-        """The engine that runs in `state`, or None; then nothing of an earlier one runs any more."""
+        """The engine that runs in `state`, or None; then the Lambdas of an earlier one have been killed."""
         if not _is_locked(state):
             _kill_lambdas(state)
             return None
@@ -122,8 +122,8 @@ class Engine:
                 stdout=log,
                 stderr=log,
                 pass_fds=[lock.fileno()],
-                # A session of its own: Ctrl-C in the terminal reaches `up`, which ends it in order, and
-                # its Lambdas are its process group, which ends as one.
+                # A session of its own: Ctrl-C in the terminal reaches only `up`, which stops the engine, and
+                # the Lambdas are in its process group, so that one signal ends all.
                 start_new_session=True,
             )
         engine = cls(state, process.pid, port)
@@ -162,7 +162,7 @@ class Engine:
         return "\n".join([*lines[-_LOG_TAIL_LINES:], f"The engine's log: {self.log}"])
 
     def stop(self) -> None:
-        """Kills the engine and its Lambdas, and waits for their end; it has nothing to save."""
+        """Kills the engine and its Lambdas, and waits until they have ended; it has nothing to save."""
         if self.is_alive():
             os.killpg(self.pid, signal.SIGKILL)
             _wait_until(lambda: not self.is_alive(), f"The engine (process {self.pid}) can't be killed.")
@@ -182,7 +182,7 @@ def _environment(state: Path, port: int) -> dict[str, str]:
         # Handlers inherit it: their boto3 clients call this engine.
         "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
         "NO_PROXY": f"{HOST},localhost",
-        # Caches, and what Lambdas write to their temporary directory; gone with the stack.
+        # Caches, and what Lambdas write to their temporary directory; deleted with the stack.
         "TMPDIR": temporary,
         "HOME": temporary,
         "STATE_DIR": f"{temporary}/state",
@@ -233,7 +233,7 @@ def _check_free(port: int) -> None:
 def _lambda_processes(state: Path) -> list[int]:
     """The Lambda processes of `state`'s engine, which can outlive one that was killed.
 
-    They carry the directory as their last argument (see the bootstrap in build.py).
+    Their last argument is the directory (see the bootstrap in build.py).
     """
     listing: list[tuple[int, str]] = []
     if Path("/proc/self/cmdline").exists():
@@ -241,7 +241,7 @@ def _lambda_processes(state: Path) -> list[int]:
             try:
                 listing.append((int(entry.name), (entry / "cmdline").read_text().replace("\0", " ").strip()))
             except (OSError, UnicodeDecodeError):
-                continue  # it ended meanwhile, or is not ours to look at
+                continue  # it ended meanwhile, or may not be read
     else:
         output = subprocess.run(
             ["/bin/ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True, check=True
@@ -257,9 +257,8 @@ def _lambda_processes(state: Path) -> list[int]:
 def _kill_lambdas(state: Path) -> None:
     for pid in _lambda_processes(state):
         try:
-            os.killpg(
-                os.getpgid(pid), signal.SIGKILL
-            )  # the group was the engine's: what they started is in it
+            # The group was the engine's: what the Lambdas started is in it too.
+            os.killpg(os.getpgid(pid), signal.SIGKILL)
         except ProcessLookupError:
             continue
     _wait_until(lambda: not _lambda_processes(state), f"Lambda processes of {state} can't be killed.")

@@ -1,4 +1,4 @@
-"""The engine's process: MiniStack, without two waits of its own that AWS does not have.
+"""The engine's process: MiniStack, without two of its delays that AWS does not have.
 
 `stepflake.local.engine` starts it as `python -m stepflake.local.engine_process`, and stops it.
 """
@@ -13,18 +13,18 @@ START_WAIT_SECONDS = 0.15
 
 
 def sleep(seconds: float) -> None:
-    """Sleeps, but for the wait at an execution's start."""
+    """Sleeps, except at an execution's start."""
     if seconds != START_WAIT_SECONDS:
         time.sleep(seconds)
 
 
 def main() -> None:
-    """Runs MiniStack until it is told to end."""
+    """Runs MiniStack until it is stopped."""
     from ministack.services import stepfunctions  # type: ignore[import-untyped]
 
     stepfunctions.time = types.SimpleNamespace(**{**vars(time), "sleep": sleep})
-    # Events go to Lambdas through a server of Python's that writes head and body apart: with Nagle's
-    # algorithm each invocation waits 40 ms for the acknowledgement in between.
+    # Events go to Lambdas through Python's socketserver, which writes head and body separately: with Nagle's
+    # algorithm each invocation would wait 40 ms for the acknowledgement in between.
     socketserver.StreamRequestHandler.disable_nagle_algorithm = True
     runpy.run_module("ministack", run_name="__main__", alter_sys=True)
 

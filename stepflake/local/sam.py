@@ -26,12 +26,12 @@ def run_sam(cache: Path, arguments: list[str], engine: Engine | None = None) -> 
     with log.open("w") as output:
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "samcli", *arguments],
-            cwd=cache,  # it keeps what it downloaded in .aws-sam there
+            cwd=cache,  # sam stores what it downloads in .aws-sam there
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # so that Ctrl-C ends it here, with all that it started
+            start_new_session=True,  # so that Ctrl-C ends it below, with all that it started
         )
         try:
             while _is_running(process) and (engine is None or engine.is_alive()):
@@ -50,13 +50,13 @@ def run_sam(cache: Path, arguments: list[str], engine: Engine | None = None) -> 
 
 def _environment(settings: Path, engine: Engine | None) -> dict[str, str]:
     settings.mkdir(parents=True, exist_ok=True)
-    # sam asks its registry for newer versions unless it did lately.
+    # sam looks for a newer version of itself unless it did so recently.
     (settings / "metadata.json").write_text(
         json.dumps({"telemetryEnabled": False, "lastVersionCheck": time.time()})
     )
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "PYTHON"))}
     variables |= {
-        # It builds with the Python that it finds there.
+        # sam builds with the first Python on it.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "SAM_CLI_TELEMETRY": "0",
         "SAM_CLI_POLL_DELAY": "0.2",
@@ -75,7 +75,7 @@ def _environment(settings: Path, engine: Engine | None) -> dict[str, str]:
 
 
 def _is_running(process: "subprocess.Popen[bytes]") -> bool:
-    """Whether it has not ended within the next moment."""
+    """Waits up to 0.2 s for the process; whether it still runs then."""
     try:
         process.wait(0.2)
     except subprocess.TimeoutExpired:

@@ -21,7 +21,7 @@ from stepflake.stack import Stack, StackError
 
 @dataclass(frozen=True)
 class LocalStack:
-    """What `up` brought up. `started`: whether its engine was started by this call, or ran already."""
+    """What `up` deployed. `started`: whether `up` started the engine, or it ran already."""
 
     stack: Stack
     engine: Engine
@@ -38,19 +38,15 @@ def up(
 ) -> LocalStack:
     """Brings the local stack up: an engine, unless it runs, and the checkout's current code deployed into it.
 
-    `parameters`: of the template, beside samconfig.toml's [local]. Raises StackError or EngineError, and
-    then has stopped the engine if it started it.
+    `parameters`: of the template, in addition to samconfig.toml's [local]. Raises StackError or EngineError,
+    after stopping the engine if it started it.
     """
     _check_catalog(root)
     state = state_directory(root, name)
     state.mkdir(parents=True, exist_ok=True)
-    busy = f"Another `stepflake up` of the stack {name!r} is at work; wait for its end."
+    busy = f"Another `stepflake up` of the stack {name!r} is running; wait until it ends."
     with exclusive(lock_file(root, name), busy=busy):
-        engine = Engine.find(state)
-        if engine and port not in (None, engine.port):
-            raise StackError(
-                f"The stack {name!r} runs on port {engine.port}; `stepflake down` first to move it."
-            )
+        engine = _find_engine(state, name, port)
         started = engine is None
         with step("Building the Lambdas"):
             built = build(root)
@@ -66,12 +62,20 @@ def up(
     return LocalStack(stack, engine, started)
 
 
+def _find_engine(state: Path, name: str, port: int | None) -> Engine | None:
+    """The engine that runs, if any. Raises StackError where it is on another port than `port`."""
+    engine = Engine.find(state)
+    if engine and port not in (None, engine.port):
+        raise StackError(f"The stack {name!r} runs on port {engine.port}; `stepflake down` first to move it.")
+    return engine
+
+
 def down(root: Path, name: str = DEFAULT_NAME) -> bool:
     """Stops the local stack and removes its state. False where there was nothing to stop."""
     state = state_directory(root, name)
     if not state.exists():
         return False
-    was_running = _stop(state)  # also under an `up` at work, which then ends
+    was_running = _stop(state)  # also while an `up` runs, which then fails
     with exclusive(lock_file(root, name)):
         was_running = _stop(state) or was_running
         shutil.rmtree(state)
@@ -82,13 +86,14 @@ def _stop(state: Path) -> bool:
     engine = Engine.find(state)
     if engine is None:
         return False
-    (state / "engine.json").unlink(missing_ok=True)  # tells an attached `up` that this end was asked for
+    # Tells an attached `up` that the engine is stopped on purpose.
+    (state / "engine.json").unlink(missing_ok=True)
     engine.stop()
     return True
 
 
 def _check_catalog(root: Path) -> None:
-    """Raises StackError for a remote function that isn't one: deployed, it would fail every request."""
+    """Raises StackError for an invalid remote function: deployed, it would fail every request."""
     from core.catalog import CatalogError, read_catalog
 
     try:

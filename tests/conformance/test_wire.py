@@ -30,20 +30,20 @@ def post(caller: Caller, body: bytes, name: str = "echo", **options: Any) -> tup
 # Answers
 
 
-def test_rows_come_back_in_order_and_one_for_each(caller: Caller) -> None:
+def test_each_row_has_its_answer_in_order(caller: Caller) -> None:
     rows = [[n, f"row {n}"] for n in range(4096)]
     assert caller.call("echo", rows).values == rows
 
 
-def test_no_rows_are_no_rows(caller: Caller) -> None:
+def test_no_rows_give_no_rows(caller: Caller) -> None:
     assert caller.post("echo", [], new_batch_id()).document == {"data": []}
 
 
-def test_rows_without_arguments_are_rows(caller: Caller) -> None:
+def test_rows_without_arguments_are_answered(caller: Caller) -> None:
     assert caller.call("echo", [[], []]).values == [[], []]
 
 
-def test_the_same_question_gets_the_same_bytes(caller: Caller) -> None:
+def test_the_same_request_gets_the_same_bytes(caller: Caller) -> None:
     batch_id = new_batch_id()
     first = caller.call("echo", ROWS, batch_id)
     answers = [caller.get("echo", batch_id) for _ in range(3)]
@@ -62,12 +62,12 @@ def test_a_long_batch_is_answered_with_202_and_polled(caller: Caller) -> None:
     assert caller.poll("sleep", batch_id).values == [2.5]
 
 
-def test_a_poll_right_behind_the_post_is_no_error(caller: Caller) -> None:
+def test_a_poll_right_after_the_post_is_not_an_error(caller: Caller) -> None:
     batch_id = new_batch_id()
     with ThreadPoolExecutor(2) as pool:
         posted = pool.submit(caller.post, "sleep", [[0.5]], batch_id)
         polled = pool.submit(caller.get, "sleep", batch_id)
-        # It may come before the POST: then the batch is not known, until it is.
+        # The GET may arrive before the POST: then the batch is unknown at first.
         assert polled.result().status in (200, 202, 404)
         assert posted.result().status in (200, 202)
     assert caller.poll("sleep", batch_id).values == [0.5]
@@ -76,7 +76,7 @@ def test_a_poll_right_behind_the_post_is_no_error(caller: Caller) -> None:
 @pytest.mark.parametrize(
     ("accepts", "packed"), [("gzip", True), ("gzip, deflate", True), (None, False), ("identity", False)]
 )
-def test_an_answer_is_gzipped_for_who_asks(caller: Caller, accepts: str | None, packed: bool) -> None:
+def test_an_answer_is_gzipped_on_request(caller: Caller, accepts: str | None, packed: bool) -> None:
     batch_id = new_batch_id()
     caller.call("echo", ROWS, batch_id)
     answer = caller.get("echo", batch_id, headers={"Accept-Encoding": accepts or "identity"})
@@ -85,7 +85,7 @@ def test_an_answer_is_gzipped_for_who_asks(caller: Caller, accepts: str | None, 
     assert answer.values == ROWS
 
 
-def test_twenty_megabytes_come_back_whole(caller: Caller) -> None:
+def test_twenty_megabytes_are_answered_completely(caller: Caller) -> None:
     characters = 5 * 1024 * 1024
     answer = caller.call("huge", [[characters]] * 4)
     assert len(answer.body) > 20 * 1024 * 1024
@@ -110,7 +110,7 @@ def test_twenty_megabytes_come_back_whole(caller: Caller) -> None:
     ],
     ids=["plain", "gzip", "gzip without its header", "deflate", "raw deflate", "stale gzip", "stale deflate"],
 )
-def test_a_body_is_read_however_it_is_packed(
+def test_a_body_is_read_in_every_compression(
     caller: Caller, pack: Callable[[bytes], bytes], headers: Mapping[str, str]
 ) -> None:
     batch_id = new_batch_id()
@@ -118,12 +118,12 @@ def test_a_body_is_read_however_it_is_packed(
     first = caller.request("POST", "echo", body, batch_id=batch_id, headers=headers)
     assert first.status in (200, 202), first.body
     assert caller.poll("echo", batch_id).values == ROWS
-    # The same rows, however they are packed: the same batch, and no conflict.
+    # The same rows in every compression: the same batch, and no conflict.
     assert caller.post("echo", ROWS, batch_id).raw == caller.get("echo", batch_id).raw
 
 
 @pytest.mark.parametrize("change", [str.upper, str.lower, str.title])
-def test_header_names_come_in_any_case(caller: Caller, change: Callable[[str], str]) -> None:
+def test_header_names_are_case_insensitive(caller: Caller, change: Callable[[str], str]) -> None:
     batch_id = new_batch_id()
     name = "sf-external-function-query-batch-id"
     response = caller.request("POST", "echo", body_of(ROWS), headers={name: None, change(name): batch_id})
@@ -168,7 +168,7 @@ LITERALS = [
 ]
 
 
-def test_every_value_comes_back_to_the_last_digit(caller: Caller) -> None:
+def test_every_value_keeps_all_its_digits(caller: Caller) -> None:
     batch_id = new_batch_id()
     body = '{"data":[' + ",".join(f"[{n},{literal}]" for n, literal in enumerate(LITERALS)) + "]}"
     caller.request("POST", "echo", body.encode(), batch_id=batch_id)
@@ -208,7 +208,7 @@ def test_a_small_batch_keeps_its_digits_too(caller: Caller) -> None:
     ],
     ids=range(13),
 )
-def test_a_bad_body_is_400_and_says_what_and_where(caller: Caller, body: bytes, said: str) -> None:
+def test_a_bad_body_is_400_with_what_is_wrong_and_where(caller: Caller, body: bytes, said: str) -> None:
     status, document = post(caller, body)
     assert (status, document["error"]) == (400, "BadRequest")
     assert said in document["message"]
@@ -235,7 +235,7 @@ def test_a_wrong_number_of_arguments_is_400_with_the_signature(caller: Caller) -
     )
 
 
-def test_an_unknown_function_is_404_with_those_there_are(caller: Caller) -> None:
+def test_an_unknown_function_is_404_with_the_known_ones(caller: Caller) -> None:
     for method in ("POST", "GET"):
         response = caller.request(method, "sentimental", body_of([["a"]]), batch_id=new_batch_id())
         assert response.status == 404
@@ -259,7 +259,7 @@ def test_other_rows_under_the_same_batch_id_are_409(caller: Caller) -> None:
     assert caller.get("sleep", batch_id).values == [1.5]
 
 
-def test_a_request_larger_than_the_path_is_413_with_the_remedy(caller: Caller) -> None:
+def test_a_request_larger_than_the_limit_is_413_with_the_remedy(caller: Caller) -> None:
     status, document = post(caller, body_of([["x" * 5_000_000]]))
     assert (status, document["error"]) == (413, "RequestTooLarge")
     assert "MAX_BATCH_ROWS" in document["message"]
@@ -292,7 +292,7 @@ def test_a_caller_without_permission_is_403(caller: Caller, is_known: bool) -> N
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
-def test_other_methods_are_not_there(caller: Caller, method: str) -> None:
+def test_other_methods_are_refused(caller: Caller, method: str) -> None:
     response = caller.request(method, "echo", body_of(ROWS), batch_id=new_batch_id())
     assert response.status in (403, 404, 405)
 

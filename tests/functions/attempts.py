@@ -9,7 +9,7 @@ from stepflake_lambda import remote_function
 
 @remote_function(chunk_rows=2)
 def attempts(key: str, how: str, times: int) -> int:
-    """Counts how often it was called for `key`; before it answers, it goes wrong so many times.
+    """Counts how often it was called for `key`; before it answers, it fails so many times.
 
     `how`: "transient", "raise", "exit", "kill" or "hang". The count is in a file, which all processes of the
     local engine's Lambdas see.

@@ -5,5 +5,5 @@ from stepflake_lambda import remote_function
 
 @remote_function(on_error="object", vectorized=True)
 def even_or_object(n: list[int]) -> list[Any]:
-    """Has an error for odd numbers, whose rows become an object that says so."""
+    """Returns an error for odd numbers, whose rows become an object with it."""
     return [ValueError(f"{value} is odd") if value % 2 else value for value in n]

@@ -29,7 +29,7 @@ def entered(stack: Stack, handle: str) -> list[str]:
 
 
 def compose_returned(stack: Stack, handle: str) -> str:
-    """When the message is due, as the run's first step returned it."""
+    """The time for the message that the run's first step returned."""
     history = stack.client("stepfunctions").get_execution_history(executionArn=handle)
     outputs = (event.get("taskSucceededEventDetails") for event in history["events"])
     payload = json.loads(next(details["output"] for details in outputs if details))["Payload"]
@@ -38,7 +38,7 @@ def compose_returned(stack: Stack, handle: str) -> str:
 
 @pytest.fixture
 def sql(stack: Stack) -> Iterator[Callable[[str], Any]]:
-    """The value that a call of the workflow's external function has."""
+    """The value of a call of the workflow's external function."""
     declared = workflow_functions([read_workflows(PROJECT / "lambdas")[NAME]], stack.api_url)
     with (
         SnowflakeClient(stack.credentials, stack.region) as client,
@@ -47,16 +47,16 @@ def sql(stack: Stack) -> Iterator[Callable[[str], Any]]:
         yield lambda document: session.execute(f"select {NAME}(parse_json($${document}$$))")[0].rows[0][0]
 
 
-def test_sql_starts_it_and_gets_its_output(stack: Stack, sql: Callable[[str], Any]) -> None:
+def test_sql_starts_a_run_and_gets_its_output(stack: Stack, sql: Callable[[str], Any]) -> None:
     assert stored(stack, sql('{"message": "water the plants"}')["key"]) == b"water the plants"
 
 
-def test_an_input_that_its_schema_refuses_starts_nothing(sql: Callable[[str], Any]) -> None:
+def test_an_input_that_violates_the_schema_starts_nothing(sql: Callable[[str], Any]) -> None:
     with pytest.raises(SqlError, match=r"400 .*row 0, at \$\.message"):
         sql('{"message": ""}')
 
 
-def test_stopped_while_it_waits_it_is_resumed_and_does_not_begin_anew(stack: Stack) -> None:
+def test_a_run_stopped_while_it_waits_is_resumed_without_repeating_steps(stack: Stack) -> None:
     client = stack.client("stepfunctions")
     handle = start(stack, NAME, {"message": "call back", "delay_seconds": 200})
     wait_for(lambda: "Wait until due" in entered(stack, handle), "the wait")

@@ -19,21 +19,21 @@ def executions(caller: Caller, function: str, batch_id: str) -> list[dict[str, A
     """The function's executions whose input has this batch id."""
     client = caller.stack.client("stepfunctions")
     machine = caller.stack.outputs["BatchStateMachineArn"]
-    found = []
+    executions = []
     for page in client.get_paginator("list_executions").paginate(stateMachineArn=machine):
         for each in page["executions"]:
             if not each["name"].startswith(f"{function}-"):
                 continue
             described = client.describe_execution(executionArn=each["executionArn"])
             if json.loads(described["input"])["batch_id"] == batch_id:
-                found.append(described)
-    return found
+                executions.append(described)
+    return executions
 
 
 def execution(caller: Caller, function: str, batch_id: str) -> dict[str, Any]:
     """The only execution of a batch."""
-    (found,) = executions(caller, function, batch_id)
-    return found
+    (only,) = executions(caller, function, batch_id)
+    return only
 
 
 def history(caller: Caller, function: str, batch_id: str) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ CALLS: dict[str, tuple[str, list[list[Any]]]] = {
 
 @pytest.fixture(scope="module")
 def answers(caller: Caller) -> Iterator[dict[str, Future[Response]]]:
-    """The answers to CALLS, which are under way."""
+    """The answers to CALLS, as they arrive."""
     pool = ThreadPoolExecutor(6)
     yield {name: pool.submit(caller.call, *call) for name, call in CALLS.items()}
     pool.shutdown(cancel_futures=True)
@@ -127,7 +127,7 @@ def test_an_error_is_answered_with_its_row(answers: Answers) -> None:
 
 def test_a_function_that_cannot_be_imported_is_answered_with_the_reason(answers: Answers) -> None:
     assert_failed(
-        answers["unimportable"].result(), "FunctionError", "No module named 'a_module_that_nobody_wrote'"
+        answers["unimportable"].result(), "FunctionError", "No module named 'a_module_that_does_not_exist'"
     )
 
 
@@ -142,7 +142,7 @@ def test_a_transient_error_is_retried(answers: Answers) -> None:
     assert answers["transient twice"].result().values == [3]
 
 
-def test_a_transient_error_that_stays_ends_as_one(answers: Answers, caller: Caller) -> None:
+def test_a_transient_error_that_persists_is_answered(answers: Answers, caller: Caller) -> None:
     assert_failed(answers["transient for ever"].result(), "TransientError", "attempts, row 0", "busy")
     assert attempts(caller, "transient for ever") == 6
 
@@ -167,7 +167,7 @@ def test_a_worker_that_runs_past_its_time_is_retried_once(answers: Answers, call
 
 
 @pytest.mark.parametrize("name", ["killed for ever", "exits for ever", "hangs for ever"])
-def test_a_worker_s_death_is_answered_with_its_cause(answers: Answers, name: str) -> None:
+def test_the_end_of_a_worker_is_answered_with_its_cause(answers: Answers, name: str) -> None:
     response = answers[name].result()
     assert_failed(response, response.document["error"])
     assert len(response.document["cause"]) > 10
@@ -175,7 +175,7 @@ def test_a_worker_s_death_is_answered_with_its_cause(answers: Answers, name: str
 
 
 def attempts(caller: Caller, name: str) -> int:
-    """How often a call of CALLS to `attempts` was tried; the asking is one more."""
+    """How often a call of CALLS to `attempts` was made, including the call that asks."""
     ((counted, _, _),) = CALLS[name][1]
     (count,) = caller.call("attempts", [[counted, "count", 0]]).values
     return int(count) - 1
@@ -224,7 +224,7 @@ def test_a_batch_of_one_chunk_takes_at_most_three_transitions(caller: Caller) ->
     assert len(entered) <= 3
 
 
-def test_a_large_batch_is_cut_into_chunks_and_comes_back_whole(caller: Caller) -> None:
+def test_a_large_batch_is_split_into_chunks_and_answered_completely(caller: Caller) -> None:
     batch_id = new_batch_id()
     rows = [["good" if n % 2 else "bad"] for n in range(2100)]
     values = caller.call("sentiment", rows, batch_id).values
@@ -305,7 +305,7 @@ def test_each_type_arrives_as_its_hint_says(caller: Caller) -> None:
     ]
 
 
-def test_a_text_has_its_feelings(caller: Caller) -> None:
+def test_a_text_has_its_sentiment(caller: Caller) -> None:
     happy, none, sad = caller.call("sentiment", [["I am happy"], [None], ["this is terrible"]]).values
     assert happy["Positive"] > 0.5
     assert none is None
@@ -366,7 +366,7 @@ PERMISSIONS = [
     PERMISSIONS,
     ids=[f"{role} {action} {resource.rpartition(':')[2]}" for role, action, resource, _ in PERMISSIONS],
 )
-def test_a_role_may_do_what_it_must_and_no_more(
+def test_a_role_allows_only_what_is_needed(
     stack: Stack, role: str, action: str, resource: str, is_allowed: bool
 ) -> None:
     arn = resource.format(
@@ -379,8 +379,8 @@ def test_a_role_may_do_what_it_must_and_no_more(
     assert (result["EvalDecision"] == "allowed") is is_allowed
 
 
-def test_what_a_role_may_not_is_denied_in_fact(caller: Caller) -> None:
-    """From inside `process`, whose role runs whatever users write."""
+def test_calls_outside_of_a_role_are_denied(caller: Caller) -> None:
+    """From inside `process`, whose role runs the code of users."""
     bucket = caller.stack.outputs["Bucket"]
     machine = caller.stack.outputs["BatchStateMachineArn"]
     tries = [
@@ -393,7 +393,7 @@ def test_what_a_role_may_not_is_denied_in_fact(caller: Caller) -> None:
         ["iam", "list_roles", {}],
         ["lambda", "list_functions", {}],
     ]
-    found, *denied = caller.call("attempt_call", tries).values
-    assert found == "NoSuchKey"
+    allowed, *denied = caller.call("attempt_call", tries).values
+    assert allowed == "NoSuchKey"
     for error, (service, operation, _) in zip(denied, tries[1:], strict=True):
         assert "AccessDenied" in error, f"{service} {operation}: {error}"

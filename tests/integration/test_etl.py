@@ -1,4 +1,4 @@
-"""etl on the local stack: real objects in, a load out, and runs that end anywhere and are taken up again."""
+"""etl on the local stack: real objects are loaded, and runs that end at any step are resumed."""
 
 import gzip
 import json
@@ -38,8 +38,8 @@ class Etl:
         self.stack.client("s3").put_object(Bucket=self.bucket, Key=key, Body=data)
 
     def keys(self, prefix: str) -> list[str]:
-        found = self.stack.client("s3").list_objects_v2(Bucket=self.bucket, Prefix=prefix)
-        return [item["Key"] for item in found.get("Contents", [])]
+        listed = self.stack.client("s3").list_objects_v2(Bucket=self.bucket, Prefix=prefix)
+        return [item["Key"] for item in listed.get("Contents", [])]
 
     def read(self, key: str) -> bytes:
         return bytes(self.stack.client("s3").get_object(Bucket=self.bucket, Key=key)["Body"].read())
@@ -75,7 +75,7 @@ class Etl:
         client, queue = self.stack.client("sqs"), self.stack.outputs["ApprovalQueueUrl"]
 
         def take() -> Any:
-            # Other requests stay for those who look for them.
+            # Requests of other runs stay in the queue.
             answer = client.receive_message(QueueUrl=queue, VisibilityTimeout=0, MaxNumberOfMessages=10)
             for message in answer.get("Messages", []):
                 if json.loads(message["Body"])["execution"] == handle:
@@ -83,15 +83,15 @@ class Etl:
                     return json.loads(message["Body"])
             return None
 
-        found: Mapping[str, Any] = wait_for(take, "a request for approval")
-        return found
+        request: Mapping[str, Any] = wait_for(take, "a request for approval")
+        return request
 
     def approve(self, handle: str) -> None:
         token = self.request(handle)["task_token"]
         self.stack.client("stepfunctions").send_task_success(taskToken=token, output=json.dumps(YES))
 
     def load(self, run: Run) -> dict[str, bytes]:
-        """Everything of a load."""
+        """All objects of a load."""
         return {key: self.read(key) for key in self.keys(run.output["prefix"])}
 
     def rows(self, run: Run) -> list[Any]:
@@ -114,14 +114,14 @@ def changed_machine(stack: Stack) -> Iterator[Callable[[Callable[[Any], None]], 
     client, made = stack.client("stepfunctions"), []
 
     def make(change: Callable[[Any], None]) -> str:
-        found = client.describe_state_machine(stateMachineArn=stack.outputs["EtlStateMachineArn"])
-        definition = json.loads(found["definition"])
+        machine = client.describe_state_machine(stateMachineArn=stack.outputs["EtlStateMachineArn"])
+        definition = json.loads(machine["definition"])
         change(definition["States"])
         made.append(
             client.create_state_machine(
                 name=f"changed-{uuid.uuid4().hex}",
                 definition=json.dumps(definition),
-                roleArn=found["roleArn"],
+                roleArn=machine["roleArn"],
             )["stateMachineArn"]
         )
         return str(made[-1])
@@ -173,19 +173,19 @@ def test_rows_of_several_objects_are_loaded_by_day(etl: Etl) -> None:
 
 
 def test_the_files_are_read_as_gzipped_json_lines(etl: Etl, tmp_path: Any) -> None:
-    """DuckDB's reader stands for Snowflake's: it too tells gzip by the name, and a line is a row."""
+    """DuckDB's reader in place of Snowflake's: it too recognizes gzip by the name, and a line is a row."""
     etl.upload("a.csv", CSV)
     for key, body in etl.load(etl.run()).items():
         if "/data/" in key:
             (tmp_path / key.rpartition("/")[2]).write_bytes(body)
 
     with duckdb.connect() as database:
-        found = database.execute(
+        loaded = database.execute(
             "select count(*), min(id), sum(amount::decimal(9, 2))::varchar from read_json("
             f"'{tmp_path}/*.jsonl.gz', columns = {{'id': 'varchar', 'day': 'date', 'amount': 'varchar'}})"
         ).fetchall()
 
-    assert found == [(ROWS, "000", "36.90")]
+    assert loaded == [(ROWS, "000", "36.90")]
 
 
 def test_loading_twice_leaves_one_copy(etl: Etl) -> None:
@@ -198,7 +198,7 @@ def test_loading_twice_leaves_one_copy(etl: Etl) -> None:
     assert set(etl.keys(f"loads/{etl.dataset}/")) == set(etl.load(first))
 
 
-# --- a crash, and the run again ---
+# --- a crash, and the resumed run ---
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_loading_twice_leaves_one_copy(etl: Etl) -> None:
         ),
     ],
 )
-def test_a_run_resumes_behind_the_step_that_finished(
+def test_a_run_resumes_after_the_step_that_finished(
     etl: Etl, changed_machine: Callable[..., str], state: str, useless: list[str]
 ) -> None:
     etl.upload("a.csv", CSV)
@@ -222,7 +222,7 @@ def test_a_run_resumes_behind_the_step_that_finished(
     crashed = etl.run(changed_machine(crash_after(state)), run_id=run_id)
     assert (crashed.error, crashed.cause) == ("Crash", f"after {state}")
     loaded = {key: etl.read(key) for key in etl.keys(f"loads/{etl.dataset}/")}
-    # What the finished steps worked on is gone: who computes again fails.
+    # The input of the finished steps is deleted: repeating one would fail.
     for prefix in useless:
         keys = etl.keys(prefix.format(dataset=etl.dataset, run_id=run_id))
         etl.delete([key for key in keys if not key.endswith(".json") or not key.startswith("runs/")])
@@ -236,9 +236,7 @@ def test_a_run_resumes_behind_the_step_that_finished(
         assert len(etl.rows(resumed)) == ROWS
 
 
-def test_batches_that_are_transformed_are_not_transformed_again(
-    etl: Etl, changed_machine: Callable[..., str]
-) -> None:
+def test_transformed_batches_are_not_transformed_again(etl: Etl, changed_machine: Callable[..., str]) -> None:
     etl.upload("a.csv", CSV)
     run_id = f"crashed-{uuid.uuid4().hex}"
     etl.run(changed_machine(crash_after("Extract")), run_id=run_id)
@@ -248,7 +246,7 @@ def test_batches_that_are_transformed_are_not_transformed_again(
 
     failed = etl.run(run_id=run_id)
     assert (failed.error, failed.cause) == ("StoredFileError", f"{lost} is gone")
-    # The others have finished: what they were made of may go, and only what was lost must come back.
+    # The others have finished: their input may be deleted, and only what was lost is stored again.
     etl.delete([key for key in batches if key != lost])
     etl.stack.client("s3").put_object(Bucket=etl.bucket, Key=lost, Body=batches[lost])
 
@@ -259,7 +257,7 @@ def test_a_load_that_ended_in_the_middle_is_completed(etl: Etl) -> None:
     etl.upload("a.csv", CSV)
     run = etl.run()
     whole = etl.load(run)
-    # As a worker leaves it that dies before the manifest and its checkpoint.
+    # As after a worker that died before it wrote the manifest and its checkpoint.
     etl.delete([run.output["manifest"], next(key for key in whole if "/data/" in key)])
     for step in ("load", "verify-data", "verify-rejects"):
         etl.stack.client("dynamodb").delete_item(
@@ -276,7 +274,7 @@ def test_a_load_that_ended_in_the_middle_is_completed(etl: Etl) -> None:
 
 @pytest.fixture
 def instant_waits(stack: Stack) -> Iterator[None]:
-    """Waits take no time at all; afterwards the fiftieth part again, as tests/conftest.py has it."""
+    """Waits take no time; afterwards a fiftieth of it again, as in tests/conftest.py."""
 
     def scale(value: float) -> None:
         urllib3.request(
@@ -322,7 +320,7 @@ def test_the_load_waits_for_the_off_peak_hour(etl: Etl) -> None:
     assert timedelta(0) < load_at - datetime.now(UTC) <= timedelta(hours=2)
 
 
-def test_a_dataset_that_comes_late_is_waited_for(etl: Etl) -> None:
+def test_a_dataset_that_arrives_late_is_waited_for(etl: Etl) -> None:
     handle = etl.start(arrival_timeout_seconds=500)
     wait_for(lambda: "Wait for dataset" in etl.states(handle), "the first look")
     etl.upload("a.csv", CSV)
@@ -341,7 +339,7 @@ def failure(run: Run) -> tuple[str, str]:
 
 
 @pytest.mark.usefixtures("instant_waits")
-def test_a_dataset_that_never_comes_ends_the_run(etl: Etl) -> None:
+def test_a_dataset_that_never_arrives_fails_the_run(etl: Etl) -> None:
     error, message = failure(etl.run(arrival_timeout_seconds=15))
     assert error == "DatasetError"
     assert message.startswith(f"there is no dataset '{etl.dataset}': no object datasets/{etl.dataset}/*.csv")
@@ -358,9 +356,9 @@ def test_bad_input_is_refused_by_its_path(etl: Etl, change: dict[str, Any], path
     assert message.startswith(f"the input, at {path}: ")
 
 
-def test_a_file_without_a_header_names_itself(etl: Etl) -> None:
+def test_a_file_without_a_header_is_named(etl: Etl) -> None:
     etl.upload("a.csv", "id,\n1,2\n")
-    message = f"datasets/{etl.dataset}/a.csv, line 1: column 2 has no name; mend the header"
+    message = f"datasets/{etl.dataset}/a.csv, line 1: column 2 has no name; fix the header"
     assert failure(etl.run()) == ("DatasetError", message)
 
 
@@ -412,7 +410,7 @@ def test_an_answer_without_approved_true_loads_nothing(etl: Etl) -> None:
     assert etl.keys(f"loads/{etl.dataset}/") == []
 
 
-def test_nobody_answers_in_time(etl: Etl, changed_machine: Callable[..., str]) -> None:
+def test_an_approval_that_is_not_answered_times_out(etl: Etl, changed_machine: Callable[..., str]) -> None:
     etl.upload("a.csv", CSV)
     machine = changed_machine(lambda states: states["Ask for approval"].update(TimeoutSeconds=1))
     run = etl.run(machine, approval=True)

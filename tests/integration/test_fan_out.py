@@ -1,4 +1,4 @@
-"""Tasks over the local stack's queue and back: each counts once, whatever dies, comes twice or is lost."""
+"""Tasks over the local stack's queue: each has one result, whatever dies, is delivered twice or is lost."""
 
 import hashlib
 import json
@@ -40,21 +40,21 @@ class FanOut:
         return [json.loads(line) for line in body.read().decode().splitlines()]
 
     def calls(self, key: str) -> int:
-        """How often the service `unstable` ran for a key; asking counts as one more."""
+        """How often the service `unstable` ran for a key, including the call that asks."""
         [count] = self.run({"names": [trouble(key, "", 0)], "service": "unstable"}).output["results"]
         return int(count) - 1
 
     def resource(self, logical_id: str) -> str:
-        found = self.stack.client("cloudformation").describe_stack_resource(
+        described = self.stack.client("cloudformation").describe_stack_resource(
             StackName=self.stack.stack_name, LogicalResourceId=logical_id
         )
-        physical_id: str = found["StackResourceDetail"]["PhysicalResourceId"]
+        physical_id: str = described["StackResourceDetail"]["PhysicalResourceId"]
         return physical_id
 
     def dead_letters(self, run_id: str) -> dict[int, Json]:
         """The tasks of a run that are in the dead-letter queue, each with the message's attributes."""
         client, queue = self.stack.client("sqs"), self.resource("TaskDeadLetterQueue")
-        found = {}
+        letters = {}
         while messages := client.receive_message(
             QueueUrl=queue, MaxNumberOfMessages=10, VisibilityTimeout=1, MessageAttributeNames=["All"]
         ).get("Messages"):
@@ -62,9 +62,11 @@ class FanOut:
                 body = json.loads(message["Body"])
                 if body["run_id"] == run_id:
                     attributes = message.get("MessageAttributes", {})
-                    found[body["number"]] = {name: value["StringValue"] for name, value in attributes.items()}
+                    letters[body["number"]] = {
+                        name: value["StringValue"] for name, value in attributes.items()
+                    }
                     client.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
-        return found
+        return letters
 
     @contextmanager
     def workers_stopped(self) -> Iterator[None]:
@@ -81,7 +83,7 @@ class FanOut:
 
     @contextmanager
     def workers_with(self, seconds: int) -> Iterator[None]:
-        """A worker has so many seconds, and messages of one that died come again as soon."""
+        """A worker has so many seconds, after which the messages of one that died are delivered again."""
         functions, queues = self.stack.client("lambda"), self.stack.client("sqs")
         function, queue = self.resource("WorkFunction"), self.resource("TaskQueue")
 
@@ -98,7 +100,7 @@ class FanOut:
 
     @contextmanager
     def answers_refused(self) -> Iterator[None]:
-        """IAM lets no worker answer meanwhile."""
+        """IAM denies the workers' callbacks meanwhile."""
         client, role = self.stack.client("iam"), self.resource("WorkFunctionRole")
         refusal = {"Effect": "Deny", "Action": "states:SendTaskSuccess", "Resource": "*"}
         client.put_role_policy(
@@ -135,7 +137,7 @@ def checked(name: str) -> Json:
     }
 
 
-def test_a_thousand_tasks_come_back_in_order_and_count_once(fan_out: FanOut) -> None:
+def test_the_results_of_a_thousand_tasks_are_in_order_and_each_is_computed_once(fan_out: FanOut) -> None:
     names = [f"host{number * 7919 % 1000:03}.example.com" for number in range(1000)]
 
     run = fan_out.run({"names": [{"name": name.upper()} for name in names]})
@@ -151,7 +153,7 @@ def test_a_thousand_tasks_come_back_in_order_and_count_once(fan_out: FanOut) -> 
     assert run.output["results"] == [checked(name) for name in names]
 
 
-def test_more_than_the_output_holds_is_in_s3_alone(fan_out: FanOut) -> None:
+def test_results_too_large_for_the_output_are_only_in_s3(fan_out: FanOut) -> None:
     s3, bucket = fan_out.stack.client("s3"), fan_out.stack.outputs["Bucket"]
     labels = ".".join(["a" * 63] * 3)
     names = [f"{number}.{labels}.example" for number in range(450)]
@@ -164,13 +166,13 @@ def test_more_than_the_output_holds_is_in_s3_alone(fan_out: FanOut) -> None:
     assert fan_out.lines(run.output["results_key"]) == [checked(name) for name in names]
 
 
-def test_no_tasks_are_no_results(fan_out: FanOut) -> None:
+def test_no_tasks_give_no_results(fan_out: FanOut) -> None:
     run = fan_out.run({"names": []})
 
     assert (run.status, run.output["tasks"], run.output["results"]) == ("SUCCEEDED", 0, [])
 
 
-def test_a_message_that_is_delivered_twice_is_worked_on_once(fan_out: FanOut, key: str) -> None:
+def test_a_task_whose_message_is_delivered_twice_runs_once(fan_out: FanOut, key: str) -> None:
     keys = [f"{key}-{number}" for number in range(6)]
     client, queue = fan_out.stack.client("sqs"), fan_out.resource("TaskQueue")
     bodies: list[str] = []
@@ -215,7 +217,7 @@ def test_a_callback_that_is_refused_is_sent_again_without_running_the_service(
     assert fan_out.calls(key) == 1
 
 
-def test_tasks_whose_worker_died_run_again_and_those_that_kill_it_fail_alone(
+def test_tasks_whose_worker_died_run_again_and_only_those_that_kill_it_fail(
     fan_out: FanOut, key: str
 ) -> None:
     with fan_out.workers_with(2):
@@ -246,7 +248,7 @@ def test_tasks_whose_worker_died_run_again_and_those_that_kill_it_fail_alone(
     assert dead == {0: fatal, 5: poison}
 
 
-def test_a_poison_task_fails_the_run_with_its_reason_and_resuming_runs_it_alone(
+def test_a_poison_task_fails_the_run_with_its_reason_and_only_it_is_resumed(
     fan_out: FanOut, key: str
 ) -> None:
     run_input = {
@@ -264,7 +266,7 @@ def test_a_poison_task_fails_the_run_with_its_reason_and_resuming_runs_it_alone(
     assert fan_out.calls(f"{key}-well") == 1
 
 
-def test_a_run_id_stands_for_its_tasks(fan_out: FanOut, key: str) -> None:
+def test_a_run_id_is_bound_to_its_tasks(fan_out: FanOut, key: str) -> None:
     fan_out.run({"names": [{"name": "a"}], "run_id": key})
 
     other = fan_out.run({"names": [{"name": "b"}], "run_id": key})

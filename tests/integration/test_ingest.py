@@ -1,4 +1,4 @@
-"""Objects land in the bucket of the local stack: each content counts once, whatever dies or comes twice."""
+"""Objects land in the bucket of the local stack: each content is ingested once, whatever fails."""
 
 import gzip
 import json
@@ -34,7 +34,7 @@ class Bucket:
         return self.stack.outputs["IngestStateMachineArn"]
 
     def upload(self, key: str, body: str | bytes, content_type: str = "text/csv") -> Mapping[str, Any]:
-        """Puts an object; returns what S3's event says of it."""
+        """Puts an object; returns what S3's event has of it."""
         data = body.encode() if isinstance(body, str) else body
         answer = self.stack.client("s3").put_object(
             Bucket=self.name, Key=key, Body=data, ContentType=content_type
@@ -43,7 +43,7 @@ class Bucket:
         return event | ({"version-id": answer["VersionId"]} if "VersionId" in answer else {})
 
     def handles(self, key: str) -> list[str]:
-        """The runs that there are for a key, the first one first."""
+        """The runs for a key, the first one first."""
         client = self.stack.client("stepfunctions")
         pages = client.get_paginator("list_executions").paginate(stateMachineArn=self.machine)
         runs = sorted((run for page in pages for run in page["executions"]), key=lambda run: run["startDate"])
@@ -98,7 +98,7 @@ class Bucket:
         }
 
     def change_lock(self, event: Mapping[str, Any], **values: dict[str, str]) -> None:
-        """Sets attributes of the lock, such as a lease in the past: as if the time had gone by."""
+        """Sets attributes of the lock, such as a lease in the past: as if time had passed."""
         self.stack.client("dynamodb").update_item(
             TableName=self.stack.outputs["Table"],
             Key=self.lock_key(event),
@@ -107,7 +107,7 @@ class Bucket:
         )
 
     def working(self, event: Mapping[str, Any]) -> None:
-        """Waits until a worker has begun, which renews the lease."""
+        """Waits until a worker has started, which renews the lease."""
         wait_for(lambda: "renewals" in (self.lock(event) or {}), f"a worker on {event['key']}")
 
 
@@ -214,7 +214,7 @@ def test_the_same_content_is_skipped_and_new_content_is_processed(bucket: Bucket
     assert again.output == back.output == first.output | skipped
     assert other.output["outcome"] == "processed"
     assert [line["row"] for line in bucket.rows(other)] == [{"text": "bad"}]
-    # Each content has an output of its own, so the one that is there again still has the right one.
+    # Each content has an output of its own, so the content that returned has the right one.
     assert [line["row"] for line in bucket.rows(back)] == [{"text": "good"}]
 
 
@@ -265,7 +265,7 @@ def test_a_corrected_upload_is_processed(bucket: Bucket, folder: str) -> None:
     assert (failed.status, run.status, run.output["rows"]) == ("FAILED", "SUCCEEDED", 1)
 
 
-def test_an_unknown_function_is_an_error_that_lists_what_there_is(bucket: Bucket, folder: str) -> None:
+def test_an_unknown_function_is_an_error_that_lists_all(bucket: Bucket, folder: str) -> None:
     run = bucket.ingest(f"ingest/sentimant/{folder}/a.csv", "text\nfine\n")
 
     assert (run.status, run.error) == ("FAILED", "ObjectError")
@@ -274,7 +274,7 @@ def test_an_unknown_function_is_an_error_that_lists_what_there_is(bucket: Bucket
 
 
 @pytest.mark.parametrize("name", ["sentiment/{}/photo.png", "{}.csv", "sentiment/{}/"])
-def test_what_has_no_rows_or_no_function_is_recorded(bucket: Bucket, folder: str, name: str) -> None:
+def test_an_object_without_rows_or_function_is_recorded(bucket: Bucket, folder: str, name: str) -> None:
     key = f"ingest/{name.format(folder)}"
 
     run = bucket.ingest(key, b"\x89PNG", "image/png" if name.endswith("png") else "application/x-directory")
@@ -311,7 +311,7 @@ def test_when_a_run_dies_its_lease_expires_and_the_next_delivery_takes_over(
 
     assert bucket.end(dead).status == "ABORTED"
     assert held.output["outcome"] == "held"
-    assert f"run {dead.rpartition(':')[2]} is at work on this content" in held.output["message"]
+    assert f"run {dead.rpartition(':')[2]} is ingesting this content" in held.output["message"]
     assert taken_over.output["outcome"] == "processed"
     assert after.output["outcome"] == "skipped"
 
@@ -381,12 +381,12 @@ def test_finished_chunks_are_not_repeated(bucket: Bucket, folder: str, again: st
 
     assert (failed.status, failed.error) == ("FAILED", "FunctionError")
     assert "attempts, line 6: ValueError" in failed.cause
-    # The function, which takes two rows a chunk here, counts its calls: the last chunk's alone came twice.
+    # The function, with two rows in a chunk here, counts its calls: only the last chunk was repeated.
     assert [line["result"] for line in bucket.rows(run)] == [1, 1, 1, 1, 2]
 
 
 @pytest.mark.parametrize("change", ["deleted", "replaced"])
-def test_what_is_gone_before_its_event_comes_is_not_an_error(
+def test_an_object_that_is_deleted_before_its_event_arrives_is_not_an_error(
     bucket: Bucket, folder: str, change: str
 ) -> None:
     key = f"ingest/sentiment/{folder}/a.png"

@@ -114,8 +114,8 @@ class Project:
     def status(self, name: str) -> dict[str, Any]:
         result = self.run("status", "--name", name, "--json")
         assert result.returncode == 0, result.stderr
-        found: dict[str, Any] = json.loads(result.stdout)
-        return found
+        status: dict[str, Any] = json.loads(result.stdout)
+        return status
 
     def stack(self, name: str) -> Stack:
         return find_local(name, self.root)
@@ -136,15 +136,15 @@ class Project:
     def processes(self) -> list[str]:
         """The command lines of all processes that belong to a stack of this project."""
         state = str(self.root / ".stepflake")
-        found = []
+        commands = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 about = (entry / "cmdline").read_text() + (entry / "environ").read_text()
             except (OSError, UnicodeDecodeError):
                 continue
             if state in about:
-                found.append((entry / "cmdline").name + about.partition("\0")[0])
-        return found
+                commands.append((entry / "cmdline").name + about.partition("\0")[0])
+        return commands
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ def test_second_up_of_a_name_at_the_same_time_is_refused(checkout: Project) -> N
     wait_for_line(first, "Building")
     second = checkout.run("up", "--detach", "--name", "same")
     assert second.returncode == 1
-    assert "Another `stepflake up` of the stack 'same' is at work" in second.stderr
+    assert "Another `stepflake up` of the stack 'same' is running" in second.stderr
     _, messages = first.communicate(timeout=PATIENCE)
     assert first.returncode == 0, messages
     checkout.run("down", "--name", "same")
@@ -285,7 +285,7 @@ def test_port_that_is_taken(checkout: Project) -> None:
     assert checkout.run("status", "--name", "port").returncode == 1
 
 
-# CloudFormation finds out only when it comes to make it.
+# CloudFormation notices only when it creates the resource.
 IMPOSSIBLE = TEMPLATE.replace(
     "Outputs:",
     """\
@@ -329,7 +329,7 @@ def test_failed_change_leaves_a_running_stack_running(project: Project) -> None:
     ("number", "sigint"),
     [
         (signal.SIGINT, signal.SIG_DFL),
-        # A shell ignores SIGINT for its background jobs, and what they start inherits that.
+        # A shell ignores SIGINT for its background jobs, and their children inherit that.
         (signal.SIGINT, signal.SIG_IGN),
         (signal.SIGTERM, signal.SIG_DFL),
     ],

@@ -1,4 +1,4 @@
-"""Locks on a real table: who gets one, when a lease runs out, and what a late owner can't do."""
+"""Locks on a real table: which run gets one, when a lease expires, and what a late owner cannot do."""
 
 import time
 import uuid
@@ -54,14 +54,14 @@ def content() -> Content:
 
 
 def items(content: Content) -> list[Any]:
-    """All that the table has of an object."""
-    found = clients.dynamodb().query(
+    """All items of an object in the table."""
+    answer = clients.dynamodb().query(
         TableName=settings().table,
         KeyConditionExpression="pk = :pk",
         ExpressionAttributeValues={":pk": {"S": f"object#{content.bucket}/{content.key}"}},
         ConsistentRead=True,
     )
-    return found["Items"]
+    return answer["Items"]
 
 
 def test_a_lock_has_one_owner_at_a_time(content: Content) -> None:
@@ -72,13 +72,13 @@ def test_a_lock_has_one_owner_at_a_time(content: Content) -> None:
     assert second == first
 
 
-def test_of_many_at_once_one_gets_the_lock(content: Content) -> None:
+def test_one_of_many_concurrent_owners_gets_the_lock(content: Content) -> None:
     owners = [f"owner-{number}" for number in range(16)]
 
     with ThreadPoolExecutor(len(owners)) as pool:
-        found = list(pool.map(lambda owner: acquire(content, owner, owner, clock=at(0)), owners))
+        locks = list(pool.map(lambda owner: acquire(content, owner, owner, clock=at(0)), owners))
 
-    assert len({lock.owner for lock in found}) == 1
+    assert len({lock.owner for lock in locks}) == 1
 
 
 def test_each_content_has_a_lock_of_its_own(content: Content) -> None:
@@ -91,12 +91,12 @@ def test_each_content_has_a_lock_of_its_own(content: Content) -> None:
         Content("other", content.key, "e1"),
     ]
 
-    found = [acquire(other, str(number), "r", clock=at(0)) for number, other in enumerate(others)]
+    locks = [acquire(other, str(number), "r", clock=at(0)) for number, other in enumerate(others)]
 
-    assert [lock.owner for lock in found] == ["0", "1", "2", "3", "4", "5"]
+    assert [lock.owner for lock in locks] == ["0", "1", "2", "3", "4", "5"]
 
 
-def test_a_retry_of_the_owner_has_the_lock_again(content: Content) -> None:
+def test_a_retry_of_the_owner_gets_the_lock_again(content: Content) -> None:
     acquire(content, "a", "a", clock=at(0))
 
     again = acquire(content, "a", "a", clock=at(10))
@@ -113,13 +113,13 @@ def test_a_lock_is_taken_over_when_its_lease_has_expired_and_not_before(content:
     assert (before.owner, after.owner) == ("a", "b")
 
 
-def test_renewing_makes_the_lease_longer(content: Content) -> None:
+def test_renewing_extends_the_lease(content: Content) -> None:
     acquire(content, "a", "a", clock=at(0))
     renew(content, "a", clock=at(500))
 
-    found = acquire(content, "b", "b", clock=at(LEASE_SECONDS + 1))
+    lock = acquire(content, "b", "b", clock=at(LEASE_SECONDS + 1))
 
-    assert (found.owner, found.lease_until) == ("a", NOW + 500 + LEASE_SECONDS)
+    assert (lock.owner, lock.lease_until) == ("a", NOW + 500 + LEASE_SECONDS)
 
 
 def test_a_resumption_of_the_run_takes_the_lock_at_once(content: Content) -> None:
@@ -132,14 +132,14 @@ def test_a_resumption_of_the_run_takes_the_lock_at_once(content: Content) -> Non
         renew(content, "a")
 
 
-def test_what_is_complete_is_never_taken_again(content: Content) -> None:
+def test_a_completed_lock_is_never_taken_again(content: Content) -> None:
     acquire(content, "a", "a", clock=at(0))
     complete(content, "a", RESULT)
     complete(content, "a", RESULT)
 
     for owner, run_id in [("b", "b"), ("a", "a"), ("c", "a")]:
-        found = acquire(content, owner, run_id, clock=at(10 * LEASE_SECONDS))
-        assert (found.owner, found.result) == ("a", RESULT)
+        lock = acquire(content, owner, run_id, clock=at(10 * LEASE_SECONDS))
+        assert (lock.owner, lock.result) == ("a", RESULT)
 
 
 def test_a_released_lock_may_be_taken_by_any_owner(content: Content) -> None:
@@ -166,7 +166,7 @@ def test_a_late_owner_changes_nothing(content: Content) -> None:
     assert items(content) == [before]
 
 
-def test_an_owner_that_is_later_than_the_completion_changes_nothing(content: Content) -> None:
+def test_an_owner_later_than_the_completion_changes_nothing(content: Content) -> None:
     acquire(content, "late", "late", clock=at(0))
     acquire(content, "b", "b", clock=at(LEASE_SECONDS + 1))
     complete(content, "b", RESULT)
@@ -179,14 +179,14 @@ def test_an_owner_that_is_later_than_the_completion_changes_nothing(content: Con
     assert acquire(content, "c", "c", clock=at(0)).result == RESULT
 
 
-def test_a_lock_that_nobody_has_cannot_be_renewed_or_completed(content: Content) -> None:
-    with pytest.raises(LockLost, match=r"nobody holds the lock on .* any more; run it again"):
+def test_a_lock_that_is_not_held_cannot_be_renewed_or_completed(content: Content) -> None:
+    with pytest.raises(LockLost, match=r"no run holds the lock on .* any more; run it again"):
         renew(content, "a")
-    with pytest.raises(LockLost, match=r"nobody holds the lock on .* any more; run it again"):
+    with pytest.raises(LockLost, match=r"no run holds the lock on .* any more; run it again"):
         complete(content, "a", RESULT)
 
 
-def test_other_errors_of_the_table_stay_what_they_are(
+def test_other_errors_of_the_table_are_raised_unchanged(
     content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TABLE", "no-such-table")

@@ -1,4 +1,4 @@
-"""The pipeline on the local stack: entered anywhere, crashed everywhere, started by messages.
+"""The pipeline on the local stack: started at any service, crashed at each, started by messages.
 
 Its services are language, sentiment, unstable (tests/services) and keywords.
 """
@@ -22,7 +22,7 @@ REVIEW = {"text": TEXT, "stars": 5}
 
 
 def trouble(how: str, times: int = 1) -> dict[str, Any]:
-    """A review at which the service `unstable` goes wrong so many times."""
+    """A review at which the service `unstable` fails so many times."""
     return {**REVIEW, "trouble": {"key": uuid.uuid4().hex, "how": how, "times": times}}
 
 
@@ -59,10 +59,8 @@ class Pipeline:
     def runs_of(self, request_id: str) -> list[str]:
         """The handles of the runs of a request, the first one first."""
         pages = self.steps.get_paginator("list_executions").paginate(stateMachineArn=self.machine)
-        found = sorted(
-            (run for page in pages for run in page["executions"]), key=lambda run: run["startDate"]
-        )
-        handles = [run["executionArn"] for run in found]
+        runs = sorted((run for page in pages for run in page["executions"]), key=lambda run: run["startDate"])
+        handles = [run["executionArn"] for run in runs]
         for handle in handles:
             if handle not in self.requests:
                 self.requests[handle] = find_run(self.steps, handle).run_id
@@ -132,8 +130,8 @@ class Notifications:
             self.heard += [json.loads(message["Body"]) for message in answer.get("Messages", [])]
             return next((message for message in self.heard if message["execution"] == handle), None)
 
-        found: dict[str, Any] = wait_for(listen, f"the notification of {handle}")
-        return found
+        message: dict[str, Any] = wait_for(listen, f"the notification of {handle}")
+        return message
 
     def close(self) -> None:
         self.sns.unsubscribe(SubscriptionArn=self.subscription)
@@ -152,7 +150,7 @@ def request_id() -> str:
     return f"request-{uuid.uuid4().hex}"
 
 
-# --- a run, and one that goes on ---
+# --- a run, and one that continues ---
 
 
 def test_a_review_runs_through_all_services(pipeline: Pipeline, notifications: Notifications) -> None:
@@ -183,7 +181,7 @@ def test_a_second_run_of_a_request_repeats_nothing(pipeline: Pipeline, request_i
     assert second.output["document"]["unstable"] == 1
 
 
-def test_two_runs_of_a_request_at_once_come_to_the_same(pipeline: Pipeline, request_id: str) -> None:
+def test_two_concurrent_runs_of_a_request_have_the_same_result(pipeline: Pipeline, request_id: str) -> None:
     document = trouble("raise", times=0)
 
     with ThreadPoolExecutor(2) as pool:
@@ -216,7 +214,7 @@ def test_a_skipped_service_is_run_by_a_later_run(pipeline: Pipeline, request_id:
     assert list(complete.output["document"]) == [*REVIEW, *SERVICES]
 
 
-def test_a_document_that_fills_the_payload_comes_back_as_an_object(pipeline: Pipeline) -> None:
+def test_an_output_too_large_for_the_payload_is_an_object(pipeline: Pipeline) -> None:
     document = {"text": TEXT, "appendix": "x" * 200_000}
 
     run = pipeline.run(document=document)
@@ -225,16 +223,18 @@ def test_a_document_that_fills_the_payload_comes_back_as_an_object(pipeline: Pip
     stored = pipeline.stack.client("s3").get_object(
         Bucket=pipeline.stack.outputs["Bucket"], Key=run.output["key"]
     )
-    found = json.loads(stored["Body"].read())
-    assert set(found) == {*document, *SERVICES}
-    assert found["appendix"] == document["appendix"]
+    output = json.loads(stored["Body"].read())
+    assert set(output) == {*document, *SERVICES}
+    assert output["appendix"] == document["appendix"]
 
 
 # --- crashes ---
 
 
 @pytest.mark.parametrize("crash", SERVICES)
-def test_a_crash_at_any_service_is_taken_up_there(pipeline: Pipeline, request_id: str, crash: str) -> None:
+def test_after_a_crash_at_any_service_the_run_continues_there(
+    pipeline: Pipeline, request_id: str, crash: str
+) -> None:
     index = SERVICES.index(crash)
     pipeline.run(document=trouble("raise", times=0), request_id=request_id, skip=SERVICES[index:])
 
@@ -331,7 +331,7 @@ def test_bad_input_fails_with_its_path(
     assert notifications.of(run.arn)["cause"] == message
 
 
-def test_starting_after_what_is_missing_fails(pipeline: Pipeline, request_id: str) -> None:
+def test_starting_after_a_service_without_a_result_fails(pipeline: Pipeline, request_id: str) -> None:
     pipeline.run(document=REVIEW, request_id=request_id, skip=SERVICES[1:])
 
     run = pipeline.run(request_id=request_id, start_at="keywords")
@@ -416,5 +416,5 @@ def test_a_message_about_an_unknown_request_is_published_as_a_failure(
 
 def is_drained(pipeline: Pipeline, url: str) -> bool:
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    found = pipeline.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    return all(found[name] == "0" for name in names)
+    attributes = pipeline.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return all(attributes[name] == "0" for name in names)

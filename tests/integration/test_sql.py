@@ -1,4 +1,4 @@
-"""SQL in, rows out, with the real stack in between: client, API, state machine, Lambdas."""
+"""SQL answered by the real stack: client, API, state machine, Lambdas."""
 
 import re
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def test_a_text_is_scored_by_a_lambda(session: Session, batches: dict[str, Batch
     assert (batch.rows, batch.state, batch.statuses[-1]) == (3, "done", 200)
 
 
-def test_values_come_back_as_they_went(session: Session) -> None:
+def test_values_are_returned_unchanged(session: Session) -> None:
     (result,) = session.execute("""
         select echo(12345678901234567890123456789012345678, 1.10, 'ü\n"', null, true, '',
                     parse_json('{"a": [1, {}]}'))
@@ -60,7 +60,7 @@ def test_values_come_back_as_they_went(session: Session) -> None:
     assert str(value[1]) == "1.10"
 
 
-def test_a_large_table_goes_in_several_batches_and_stays_in_order(
+def test_a_large_table_is_sent_in_several_batches_and_keeps_its_order(
     session: Session, batches: dict[str, Batch]
 ) -> None:
     (result,) = session.execute("select seq4() n, echo(n)[0]::int from table(generator(rowcount => 9000))")
@@ -68,7 +68,9 @@ def test_a_large_table_goes_in_several_batches_and_stays_in_order(
     assert sorted(batch.rows for batch in batches.values()) == [808, 4096, 4096]
 
 
-def test_work_that_outlasts_the_post_is_polled_for(session: Session, batches: dict[str, Batch]) -> None:
+def test_a_result_that_is_not_ready_for_the_post_is_polled_for(
+    session: Session, batches: dict[str, Batch]
+) -> None:
     assert session.execute("select sleep(2.5)")[0].rows == [(2.5,)]
     (batch,) = batches.values()
     assert batch.statuses[0] == 202

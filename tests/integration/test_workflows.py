@@ -1,6 +1,6 @@
-"""Workflows from SQL and from a terminal, on the local stack: rows in, outputs, errors or handles out.
+"""Workflows from SQL and from a terminal, on the local stack: what each row is answered with.
 
-The workflow is mostly the pipeline with the tests' own service `unstable` in it, which fails when told to.
+The workflow is mostly the pipeline with the tests' own service `unstable` in it, which fails on demand.
 """
 
 import json
@@ -25,7 +25,7 @@ SERVICES = ["language", "sentiment", "unstable", "keywords"]
 
 
 def review(text: str = "A lovely place", *, fails: int = 0) -> dict[str, Any]:
-    """A run's input; the service `unstable` fails so many times at it."""
+    """A run's input; the service `unstable` fails so many times for it."""
     trouble = {"key": uuid.uuid4().hex, "how": "raise", "times": fails}
     return {"document": {"text": text, **({"trouble": trouble} if fails else {})}}
 
@@ -50,7 +50,7 @@ class Sql:
         """The run's status, once it has ended."""
         status: dict[str, Any] = wait_for(
             lambda: (
-                found if (found := self.query("run_status", handle)[0]).get("status") != "RUNNING" else None
+                state if (state := self.query("run_status", handle)[0]).get("status") != "RUNNING" else None
             ),
             f"the end of {handle}",
         )
@@ -65,7 +65,7 @@ def sql(stack: Stack) -> Iterator[Sql]:
 
 @pytest.fixture
 def waiting(stack: Stack) -> Iterator[dict[str, Any]]:
-    """The input of an ETL run that waits for an approval nobody gives; its runs are stopped in the end."""
+    """The input of an ETL run that waits for an approval in vain; its runs are stopped afterwards."""
     dataset = uuid.uuid4().hex
     stack.client("s3").put_object(
         Bucket=stack.outputs["Bucket"], Key=f"datasets/{dataset}/a.jsonl", Body=b'{"n": 1}\n'
@@ -94,7 +94,7 @@ def statuses(output: dict[str, Any]) -> list[str]:
 # --- from SQL, attached ---
 
 
-def test_each_row_is_answered_in_order_and_one_that_fails_fails_alone(sql: Sql) -> None:
+def test_each_row_is_answered_in_order_and_a_failed_one_affects_no_other(sql: Sql) -> None:
     good, bad, other = sql.query("pipeline", review("I love it"), review(fails=99), review("I hate it"))
 
     assert (good["document"]["text"], other["document"]["text"]) == ("I love it", "I hate it")
@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[str, list[list[Any]], int, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_no_run_can_be_started_with_is_refused(caller: Caller, case: str) -> None:
+def test_an_invalid_request_is_refused(caller: Caller, case: str) -> None:
     workflow, rows, status, message = REFUSED[case]
 
     response = caller.post(workflow, rows, new_batch_id(), kind="workflows")
@@ -245,7 +245,7 @@ def test_a_detached_run_that_waits_has_no_result_yet(sql: Sql, stack: Stack, wai
     assert len(started(stack, "etl", {**waiting, "run_id": run_id})) == 1
 
 
-def test_what_is_no_handle_of_this_stack_is_its_row_s_error(sql: Sql) -> None:
+def test_an_invalid_handle_is_its_row_s_error(sql: Sql) -> None:
     arn = "arn:aws:states:us-east-1:000000000000:execution"
     values = sql.query(
         "run_status",
@@ -263,7 +263,7 @@ def test_what_is_no_handle_of_this_stack_is_its_row_s_error(sql: Sql) -> None:
         sql.query("run_resume", f"{arn}:stepflake-etl:never")
 
 
-# --- at a terminal ---
+# --- from a terminal ---
 
 
 class Terminal:
@@ -285,7 +285,7 @@ def terminal(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal()
 
 
-def test_a_run_is_started_shown_and_resumed_at_a_terminal(terminal: Terminal) -> None:
+def test_a_run_is_started_shown_and_resumed_from_a_terminal(terminal: Terminal) -> None:
     name = f"terminal-{uuid.uuid4().hex}"
     failed = terminal.call(
         "start", "pipeline", "-", "--run", name, given=json.dumps(review(fails=1)), exit_code=1
@@ -294,7 +294,7 @@ def test_a_run_is_started_shown_and_resumed_at_a_terminal(terminal: Terminal) ->
     assert "unstable: ValueError: the thirteenth row of thirteen" in failed.stdout
     assert f"stepflake runs resume {name}" in failed.stderr
     again = terminal.call("start", "pipeline", json.dumps(review()), "--run", name, exit_code=1)
-    assert f"There is a run {name!r} of pipeline already" in again.stderr
+    assert f"There is already a run {name!r} of pipeline;" in again.stderr
 
     shown = terminal.json("show", name)
     assert (shown["workflow"], shown["status"], shown["run_id"]) == ("pipeline", "FAILED", name)
@@ -321,7 +321,7 @@ def test_a_run_is_started_shown_and_resumed_at_a_terminal(terminal: Terminal) ->
     assert name in terminal.call("list", "pipeline", "--limit", "1000").stdout
 
 
-def test_a_run_is_stopped_and_resumed_at_a_terminal(terminal: Terminal, waiting: dict[str, Any]) -> None:
+def test_a_run_is_stopped_and_resumed_from_a_terminal(terminal: Terminal, waiting: dict[str, Any]) -> None:
     handle = terminal.call("start", "etl", json.dumps(waiting), "--no-wait").stdout.strip()
     name = handle.rpartition(":")[2]
 
@@ -352,7 +352,7 @@ def test_a_run_is_stopped_and_resumed_at_a_terminal(terminal: Terminal, waiting:
         (["show"], 2, "Missing argument 'RUN'"),
     ],
 )  # fmt: skip
-def test_what_can_t_be_done_is_said_with_its_exit_code(
+def test_an_impossible_command_says_why_and_has_its_exit_code(
     terminal: Terminal, arguments: list[str], exit_code: int, said: str
 ) -> None:
     assert said in terminal.call(*arguments, exit_code=exit_code).stderr

@@ -3,10 +3,10 @@ from typing import Any
 
 
 def unstable(document: dict[str, Any]) -> Any:
-    """Goes wrong as `trouble` says: {"key", "how", "times"}, which see attempts; returns how often it ran."""
+    """Fails as `trouble` says: {"key", "how", "times"}, as of `attempts`; returns how often it ran."""
     trouble = document.get("trouble")
     if trouble is None:
         return 0
-    # Beside the shipped functions only where this is deployed.
+    # It is deployed only with the tests' own functions.
     attempts = importlib.import_module("functions.attempts").attempts
     return attempts(trouble["key"], trouble["how"], trouble["times"])

@@ -1,7 +1,7 @@
 """A state machine of statemachines/ on the local engine, its Tasks answered by the test instead of by AWS.
 
 Two ways in. `StateMachine.test` asks the TestState API about one state. `StateMachine.run` runs the whole
-machine for real: in a copy of the definition each Task is an activity, so that the engine does all the rest
+machine for real: in a copy of the definition each Task is an activity, so that the engine does the rest
 (choices, expressions, variables, retries, catchers, Map and Parallel), and the test is the worker that takes
 each task and answers. The engine's TestState and mock files can't do that (MiniStack 1.5.33): TestState
 evaluates no Arguments, Output or Assign of a Task and takes no Map or Parallel; a mock file can't throw and
@@ -20,7 +20,7 @@ from typing import Any
 from mypy_boto3_stepfunctions import SFNClient
 
 MACHINES = Path(__file__).parents[2] / "statemachines"
-# What a Task's `.waitForTaskToken` arguments show in the place of a token, which an activity has none of.
+# The token in a Task's `.waitForTaskToken` arguments, since an activity has none.
 TASK_TOKEN = "task-token"
 
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
@@ -29,7 +29,7 @@ _NUMBER = "2"
 _MAX_RUN_SECONDS = 60
 
 
-# What every machine tries again: what is transient, and a Lambda process that ended or ran out of time.
+# What every machine retries: transient errors, and a Lambda process that ended or ran out of time.
 TRANSIENT = [
     "TransientError",
     "Lambda.ServiceException",
@@ -62,7 +62,7 @@ Answers = Answer | list[Answer] | Callable[[Any], Answer]
 
 @dataclass(frozen=True)
 class StateResult:
-    """What TestState says of one state: `status` is SUCCEEDED, FAILED, RETRIABLE or CAUGHT_ERROR."""
+    """What TestState returns for one state: `status` is SUCCEEDED, FAILED, RETRIABLE or CAUGHT_ERROR."""
 
     status: str
     output: Any = None
@@ -138,7 +138,7 @@ class StateMachine:
             "mock": {"errorOutput": {"error": failure.error, "cause": failure.cause}},
             "stateConfiguration": {"retrierRetryCount": retries},
         }
-        # The engine's TestState looks at Catch first; it is there for when the retries are used up.
+        # The engine's TestState checks Catch first, which applies only after the retries.
         without_catch = {name: fields for name, fields in level["States"][state].items() if name != "Catch"}
         retrying = {**level, "States": {**level["States"], state: without_catch}}
         result = self._test(retrying, state, state_input, variables, context, **mock)
@@ -155,29 +155,29 @@ class StateMachine:
         context: Mapping[str, Any] | None,
         **mock: Any,
     ) -> StateResult:
-        found = self.client.test_state(
+        answer = self.client.test_state(
             definition=json.dumps({**level, "QueryLanguage": self.definition["QueryLanguage"]}),
             stateName=state,
             input=json.dumps(state_input),
             variables=json.dumps(variables or {}),
-            # The engine takes variables from the context alone.
+            # The engine takes variables only from the context.
             context=json.dumps({**(context or {}), "variables": variables or {}}),
             **mock,
         )
         return StateResult(
-            status=found["status"],
-            output=json.loads(found["output"]) if "output" in found else None,
-            next_state=found.get("nextState"),
-            error=found.get("error"),
-            cause=found.get("cause"),
+            status=answer["status"],
+            output=json.loads(answer["output"]) if "output" in answer else None,
+            next_state=answer.get("nextState"),
+            error=answer.get("error"),
+            cause=answer.get("cause"),
         )
 
     def run(self, run_input: Any, answers: Mapping[str, Answers] | None = None) -> Run:
         """Run the machine to its end. `answers`: for each Task state the answer to every attempt, a list of
         answers to one attempt after another, or a function from the arguments to the answer.
 
-        Waits and retry intervals take no time. Raises AssertionError when a Task runs that no answer is for,
-        and for answers to states that are no Tasks.
+        Waits and retry intervals take no time. Raises AssertionError for a Task without an answer, and for
+        answers to states that are not Tasks.
         """
         tasks = {
             state
@@ -200,10 +200,10 @@ class StateMachine:
         deadline = time.monotonic() + _MAX_RUN_SECONDS
         try:
             while True:
-                found = self.client.describe_execution(executionArn=execution)
+                described = self.client.describe_execution(executionArn=execution)
                 events = self._events(execution)
                 worker.answer(sum(event["type"] == "TaskScheduled" for event in events))
-                if found["status"] != "RUNNING":
+                if described["status"] != "RUNNING":
                     break
                 assert time.monotonic() < deadline, f"still running; tasks so far: {worker.tasks}"
                 time.sleep(0.005)
@@ -214,16 +214,16 @@ class StateMachine:
             self.client.delete_state_machine(stateMachineArn=machine)
             self.client.delete_activity(activityArn=activity)
         return Run(
-            status=found["status"],
+            status=described["status"],
             path=[
                 event["stateEnteredEventDetails"]["name"]
                 for event in events
                 if "stateEnteredEventDetails" in event
             ],
             tasks=worker.tasks,
-            output=json.loads(found["output"]) if found["status"] == "SUCCEEDED" else None,
-            error=found.get("error"),
-            cause=found.get("cause"),
+            output=json.loads(described["output"]) if described["status"] == "SUCCEEDED" else None,
+            error=described.get("error"),
+            cause=described.get("cause"),
         )
 
     def _events(self, execution: str) -> Sequence[Mapping[str, Any]]:

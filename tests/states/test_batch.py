@@ -11,7 +11,7 @@ from tests.states.state_machine import DIED, TRANSIENT, Failure, StateMachine, l
 FINAL = ["FunctionError", "States.DataLimitExceeded", "Lambda.ResourceNotFoundException"]
 STEP_FUNCTIONS = ["StepFunctions.SdkClientException", "StepFunctions.ThrottlingException"]
 
-# How often each Task is retried for an error, and what comes then.
+# How often each Task is retried for an error, and the state after that.
 RETRIES = [
     *[(state, error, 5, "FAILED") for state in ("Process", "Process chunk") for error in TRANSIENT],
     *[(state, error, 1, "FAILED") for state in ("Process", "Process chunk") for error in DIED],
@@ -21,7 +21,7 @@ RETRIES = [
     *[("Start run", error, 5, "CAUGHT_ERROR") for error in ["States.Timeout", *STEP_FUNCTIONS]],
     *[("Run", error, 5, "CAUGHT_ERROR") for error in STEP_FUNCTIONS],
 ]
-# Not retried, because Record asks the run itself how it ended.
+# Not retried, because Record describes the run itself.
 UNCLEAR = [
     ("Run", "StepFunctions.ExecutionAlreadyExistsException"),
     ("Run", "States.TaskFailed"),
@@ -39,7 +39,7 @@ def batch(machine: Callable[..., StateMachine]) -> StateMachine:
 
 
 def rows(chunks: int) -> dict[str, Any]:
-    """The machine reads only the number of chunks; what else is in the input goes to `process` as it is."""
+    """The machine reads only the number of chunks; the rest of the input is passed to `process` unchanged."""
     return {"function": "echo", "chunks": chunks, "rows": [[0, "1.10"], [1, None]]}
 
 
@@ -104,7 +104,7 @@ def test_several_chunks_are_each_processed_once_and_then_collected(batch: StateM
     ]
 
 
-def test_map_concurrency_holds(machine: Callable[..., StateMachine]) -> None:
+def test_map_concurrency_is_respected(machine: Callable[..., StateMachine]) -> None:
     one_by_one = machine("batch", MapConcurrency="1")
 
     run = one_by_one.run(rows(5), {"Process chunk": lambda_result({}), "Collect": lambda_result({})})
@@ -116,7 +116,7 @@ def test_map_concurrency_holds(machine: Callable[..., StateMachine]) -> None:
 
 
 @pytest.mark.parametrize(("state", "error", "retries", "then"), RETRIES)
-def test_a_transient_error_is_retried_so_often_and_no_more(
+def test_a_transient_error_is_retried_a_limited_number_of_times(
     batch: StateMachine, state: str, error: str, retries: int, then: str
 ) -> None:
     failure = Failure(error)
@@ -181,7 +181,7 @@ def test_a_failed_chunk_ends_the_run_with_its_error_and_cause(batch: StateMachin
     assert run.path == ["What to run?", "Process chunks"]
 
 
-def test_retries_come_to_an_end(batch: StateMachine) -> None:
+def test_retries_are_limited(batch: StateMachine) -> None:
     run = batch.run(rows(1), {"Process": Failure("TransientError", "S3 is slow")})
 
     assert (run.status, run.error, run.cause) == ("FAILED", "TransientError", "S3 is slow")
@@ -269,7 +269,7 @@ def test_a_run_that_fails_is_its_own_row_s_error(batch: StateMachine, state: str
 
 
 @pytest.mark.parametrize(("state", "error"), UNCLEAR)
-def test_what_is_unclear_about_a_run_is_left_to_record(batch: StateMachine, state: str, error: str) -> None:
+def test_an_unclear_outcome_of_a_run_is_passed_to_record(batch: StateMachine, state: str, error: str) -> None:
     result = batch.test(state, {}, failure=Failure(error))
 
     assert (result.status, result.next_state) == ("CAUGHT_ERROR", "Record")

@@ -1,4 +1,4 @@
-"""Every path of the machine `etl`: the dataset that comes late, the waits, the approval, the errors."""
+"""Every path of the machine `etl`: the dataset that arrives late, the waits, the approval, the errors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +29,7 @@ LOADED = {
 
 
 def extracted(**changes: Any) -> dict[str, Any]:
-    found = {
+    answer = {
         "arrived": True,
         "run_id": "r",
         "dataset_id": "sales",
@@ -37,7 +37,7 @@ def extracted(**changes: Any) -> dict[str, Any]:
         "transform_at": PAST,
         "approval": False,
     }
-    return lambda_result({**found, **changes})
+    return lambda_result({**answer, **changes})
 
 
 def verified(arguments: Any) -> Any:
@@ -64,7 +64,7 @@ def etl(machine: Callable[..., StateMachine]) -> StateMachine:
     return machine("etl")
 
 
-def test_the_whole_way(etl: StateMachine) -> None:
+def test_a_run_passes_through_all_states(etl: StateMachine) -> None:
     run = etl.run(INPUT, ANSWERS)
 
     assert run.status == "SUCCEEDED"
@@ -80,7 +80,7 @@ def test_the_whole_way(etl: StateMachine) -> None:
     }
 
 
-def test_each_step_gets_the_run_id_and_what_is_its_own(etl: StateMachine) -> None:
+def test_each_step_gets_the_run_id_and_its_own_arguments(etl: StateMachine) -> None:
     run = etl.run(INPUT, ANSWERS)
 
     [extract] = run.attempts("Extract")
@@ -101,21 +101,21 @@ def test_each_step_gets_the_run_id_and_what_is_its_own(etl: StateMachine) -> Non
     ]
 
 
-def test_a_run_that_names_no_run_id_is_its_own(etl: StateMachine) -> None:
+def test_without_a_run_id_it_is_the_execution_s_name(etl: StateMachine) -> None:
     [named] = etl.run({**INPUT, "run_id": "earlier"}, ANSWERS).attempts("Extract")
     assert named["Payload"]["run_id"] == "earlier"
     ids = {etl.run(INPUT, ANSWERS).attempts("Extract")[0]["Payload"]["run_id"] for _ in range(2)}
     assert len(ids) == 2
 
 
-def test_one_batch_is_a_map_too(etl: StateMachine) -> None:
+def test_a_map_runs_a_single_batch_too(etl: StateMachine) -> None:
     run = etl.run(INPUT, {**ANSWERS, "Extract": extracted(batches=1)})
 
     assert run.status == "SUCCEEDED"
     assert len(run.attempts("Transform batch")) == 1
 
 
-def test_the_dataset_is_looked_for_until_it_is_there(etl: StateMachine) -> None:
+def test_extract_is_repeated_until_the_dataset_has_arrived(etl: StateMachine) -> None:
     missing = [lambda_result({"arrived": False, "attempts": n, "retry_seconds": 36}) for n in (1, 2)]
     run = etl.run(INPUT, {**ANSWERS, "Extract": [*missing, extracted()]})
 
@@ -135,10 +135,10 @@ WAITS = [
 
 
 @pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait[0])
-def test_a_wait_is_as_long_as_the_step_before_it_said(etl: StateMachine, wait: Any) -> None:
+def test_a_wait_is_as_long_as_the_step_before_it_returned(etl: StateMachine, wait: Any) -> None:
     state, member, good, bad, after = wait
     assert etl.test(state, {member: good}, variables={"run": {member: good}}).next_state == after
-    # The engine's error names the value that is no time.
+    # The engine's error names the value that is not a time.
     result = etl.test(state, {member: bad}, variables={"run": {member: bad}})
     assert result.error == "States.QueryEvaluationError"
     assert str(bad) in str(result.cause)
@@ -201,7 +201,7 @@ def test_a_transient_error_is_retried_four_times(etl: StateMachine, state: str, 
 
 
 @pytest.mark.parametrize("state", LAMBDAS)
-def test_a_step_that_fails_once_and_then_works_is_all_right(etl: StateMachine, state: str) -> None:
+def test_a_step_that_fails_once_is_retried_and_the_run_succeeds(etl: StateMachine, state: str) -> None:
     answer = ANSWERS[state]
     failed: list[Any] = []
 
@@ -224,7 +224,7 @@ def test_a_final_error_ends_the_run_with_its_name(etl: StateMachine, state: str,
 
 
 @pytest.mark.parametrize("state", LAMBDAS)
-def test_a_failed_run_says_what_and_stops_there(etl: StateMachine, state: str) -> None:
+def test_a_failed_run_has_the_error_and_stops_there(etl: StateMachine, state: str) -> None:
     run = etl.run(INPUT, {**ANSWERS, state: Failure("DatasetError", "datasets/sales/a.csv is bad")})
 
     assert (run.status, run.error, run.cause) == ("FAILED", "DatasetError", "datasets/sales/a.csv is bad")

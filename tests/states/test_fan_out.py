@@ -1,4 +1,4 @@
-"""Every path of the machine `fan_out`: groups, tasks that fail or are given up, and a redrive."""
+"""Every path of the machine `fan_out`: groups, tasks that fail or time out, and a redrive."""
 
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +53,7 @@ def test_split_gets_the_input_and_the_execution_s_name_for_a_run_id(fan_out: Sta
     [split], [join] = run.attempts("Split"), run.attempts("Join")
     assert (split["FunctionName"], join["FunctionName"]) == ("SplitFunctionArn", "JoinFunctionArn")
     assert split["Payload"]["input"] == INPUT
-    # The local engine knows no RedriveCount, which is 0 on AWS.
+    # The local engine has no RedriveCount, which is 0 on AWS.
     assert split["Payload"]["round"] == split["Payload"]["run_id"] + "/"
     assert join["Payload"] == {
         "plan": {"run_id": "r", "round": "e/0", "tasks": 3, "on_task_error": "fail"},
@@ -71,7 +71,7 @@ def test_split_gets_the_run_id_of_the_input(fan_out: StateMachine) -> None:
     ("failure", "cause"),
     [(Failure("ServiceError", "hostname: no"), "hostname: no"), (Failure("States.Timeout", ""), "")],
 )
-def test_a_task_that_fails_is_recorded_and_the_others_go_on(
+def test_a_task_that_fails_is_recorded_and_the_others_continue(
     fan_out: StateMachine, failure: Failure, cause: str
 ) -> None:
     def queue(arguments: Any) -> Any:
@@ -104,7 +104,7 @@ def test_a_task_that_fails_is_recorded_and_the_others_go_on(
     ]
 
 
-def test_a_redrive_goes_back_to_plan_what_failed(fan_out: StateMachine) -> None:
+def test_a_redrive_plans_the_failed_tasks_again(fan_out: StateMachine) -> None:
     run = fan_out.run(
         INPUT,
         {
@@ -120,7 +120,7 @@ def test_a_redrive_goes_back_to_plan_what_failed(fan_out: StateMachine) -> None:
     assert split[0] == split[1]
 
 
-def test_failed_tasks_fail_the_run_with_what_join_says(fan_out: StateMachine) -> None:
+def test_failed_tasks_fail_the_run_with_the_error_of_join(fan_out: StateMachine) -> None:
     run = fan_out.run(
         INPUT, {"Split": plan([0]), "Queue task": {}, "Join": Failure("TaskFailed", "1 of 3 tasks failed")}
     )

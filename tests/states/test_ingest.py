@@ -69,7 +69,7 @@ def test_each_step_of_a_resumed_run_has_the_run_id(ingest: StateMachine) -> None
 
 
 @pytest.mark.parametrize("outcome", ["skipped", "held", "gone"])
-def test_without_the_lock_there_is_nothing_to_do(ingest: StateMachine, outcome: str) -> None:
+def test_without_the_lock_nothing_is_ingested(ingest: StateMachine, outcome: str) -> None:
     answer = {"outcome": outcome, "key": INPUT["key"], "message": "why"}
 
     run = ingest.run(INPUT, {"Lock": lambda_result(answer)})
@@ -107,7 +107,7 @@ def test_a_transient_error_is_retried(ingest: StateMachine, state: str, error: s
         *(("Complete", error, 4) for error in (*TRANSIENT, *DIED)),
     ],
 )
-def test_what_does_not_pass_fails_the_state_that_a_redrive_begins_at(
+def test_an_error_that_persists_fails_the_state_at_which_a_redrive_starts(
     ingest: StateMachine, state: str, error: str, retries: int
 ) -> None:
     failure = Failure(error)
@@ -134,7 +134,7 @@ def test_a_final_error_is_not_retried(ingest: StateMachine, state: str, error: s
         ("", ""),
     ],
 )
-def test_a_failure_releases_the_lock_and_says_what_and_where(
+def test_a_failure_releases_the_lock_and_names_error_and_object(
     ingest: StateMachine, cause: str, message: str
 ) -> None:
     run = ingest.run(

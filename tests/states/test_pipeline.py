@@ -20,7 +20,7 @@ def pipeline(machine: Callable[..., StateMachine]) -> StateMachine:
 
 
 def plan(**changes: Any) -> dict[str, Any]:
-    found = {
+    answer = {
         "request_id": "r",
         "services": SERVICES,
         "first": 0,
@@ -28,7 +28,7 @@ def plan(**changes: Any) -> dict[str, Any]:
         "finished": [],
         "output": {"document": {"text": "t"}},
     }
-    return lambda_result({**found, **changes})
+    return lambda_result({**answer, **changes})
 
 
 def finish(arguments: Any) -> dict[str, Any]:
@@ -55,11 +55,11 @@ def statuses(run: Run) -> dict[str, str]:
 
 
 def test_a_new_request_runs_through_all_services_in_order(pipeline: StateMachine) -> None:
-    found = run(pipeline, plan())
+    result = run(pipeline, plan())
 
-    assert found.path == ["Preprocess", *["Next service?", "Run service"] * 3, "Next service?", "Notify"]
-    assert services_run(found) == SERVICES
-    assert found.output == {
+    assert result.path == ["Preprocess", *["Next service?", "Run service"] * 3, "Next service?", "Notify"]
+    assert services_run(result) == SERVICES
+    assert result.output == {
         "request_id": "r",
         "steps": [{"service": name, "status": "run"} for name in SERVICES],
         "document": {"text": "t", "last": "keywords"},
@@ -88,46 +88,46 @@ def test_any_number_of_services_is_run(pipeline: StateMachine) -> None:
 
 
 @pytest.mark.parametrize("skip", [[], ["language"], ["sentiment", "keywords"], SERVICES])
-def test_what_is_listed_in_skip_is_passed_by(pipeline: StateMachine, skip: list[str]) -> None:
-    found = run(pipeline, plan(skip=skip))
+def test_services_listed_in_skip_are_not_run(pipeline: StateMachine, skip: list[str]) -> None:
+    result = run(pipeline, plan(skip=skip))
 
-    assert statuses(found) == {name: "skipped" if name in skip else "run" for name in SERVICES}
-    assert services_run(found) == [name for name in SERVICES if name not in skip]
+    assert statuses(result) == {name: "skipped" if name in skip else "run" for name in SERVICES}
+    assert services_run(result) == [name for name in SERVICES if name not in skip]
 
 
 @pytest.mark.parametrize("first", range(3))
-def test_what_comes_before_start_at_is_passed_by(pipeline: StateMachine, first: int) -> None:
-    found = run(pipeline, plan(first=first, finished=SERVICES[:first]))
+def test_services_before_start_at_are_not_run(pipeline: StateMachine, first: int) -> None:
+    result = run(pipeline, plan(first=first, finished=SERVICES[:first]))
 
-    assert services_run(found) == SERVICES[first:]
-    assert list(statuses(found).values()) == ["before start_at"] * first + ["run"] * (3 - first)
+    assert services_run(result) == SERVICES[first:]
+    assert list(statuses(result).values()) == ["before start_at"] * first + ["run"] * (3 - first)
 
 
 @pytest.mark.parametrize("finished", [["language"], ["keywords"], ["language", "keywords"], SERVICES])
-def test_what_has_a_checkpoint_is_passed_by(pipeline: StateMachine, finished: list[str]) -> None:
-    found = run(pipeline, plan(finished=finished))
+def test_services_with_a_checkpoint_are_not_run(pipeline: StateMachine, finished: list[str]) -> None:
+    result = run(pipeline, plan(finished=finished))
 
-    assert statuses(found) == {name: "finished before" if name in finished else "run" for name in SERVICES}
-
-
-def test_where_nothing_is_left_the_output_is_the_plans(pipeline: StateMachine) -> None:
-    found = run(pipeline, plan(finished=SERVICES, output={"key": "runs/pipeline.r/output/1.json"}))
-
-    assert found.path == ["Preprocess", *["Next service?", "Pass by"] * 3, "Next service?", "Notify"]
-    assert found.output["key"] == "runs/pipeline.r/output/1.json"
+    assert statuses(result) == {name: "finished before" if name in finished else "run" for name in SERVICES}
 
 
-def test_the_guards_reasons_come_in_this_order(pipeline: StateMachine) -> None:
-    found = run(pipeline, plan(skip=["language"], first=2, finished=["language", "sentiment", "keywords"]))
+def test_where_no_service_is_left_the_output_is_that_of_the_plan(pipeline: StateMachine) -> None:
+    result = run(pipeline, plan(finished=SERVICES, output={"key": "runs/pipeline.r/output/1.json"}))
 
-    assert list(statuses(found).values()) == ["skipped", "before start_at", "finished before"]
+    assert result.path == ["Preprocess", *["Next service?", "Pass by"] * 3, "Next service?", "Notify"]
+    assert result.output["key"] == "runs/pipeline.r/output/1.json"
 
 
-# --- a crash at each service, and the run that goes on ---
+def test_where_several_reasons_apply_the_first_is_reported(pipeline: StateMachine) -> None:
+    result = run(pipeline, plan(skip=["language"], first=2, finished=["language", "sentiment", "keywords"]))
+
+    assert list(statuses(result).values()) == ["skipped", "before start_at", "finished before"]
+
+
+# --- a crash at each service, and the run that continues ---
 
 
 @pytest.mark.parametrize("crash", SERVICES)
-def test_a_run_after_a_crash_does_only_what_is_left(pipeline: StateMachine, crash: str) -> None:
+def test_a_run_after_a_crash_runs_only_the_remaining_services(pipeline: StateMachine, crash: str) -> None:
     finished: list[str] = []
 
     def die(arguments: Any) -> Any:
@@ -168,21 +168,21 @@ def test_the_end_is_published_without_the_document(pipeline: StateMachine) -> No
 
 @pytest.mark.parametrize("error", ["SNS.ThrottledException", "SNS.KMSDisabledException", "States.Timeout"])
 def test_a_notification_that_fails_is_retried(pipeline: StateMachine, error: str) -> None:
-    found = run(pipeline, plan(), notify=[Failure(error), Failure(error), DONE])
+    result = run(pipeline, plan(), notify=[Failure(error), Failure(error), DONE])
 
-    assert found.status == "SUCCEEDED"
-    assert services_run(found) == SERVICES
+    assert result.status == "SUCCEEDED"
+    assert services_run(result) == SERVICES
 
 
 def test_a_notification_that_cannot_be_sent_fails_the_run(pipeline: StateMachine) -> None:
-    found = run(pipeline, plan(), notify=Failure("SNS.AuthorizationErrorException", "no right to"))
+    result = run(pipeline, plan(), notify=Failure("SNS.AuthorizationErrorException", "no right to"))
 
-    assert (found.status, found.error, found.cause) == (
+    assert (result.status, result.error, result.cause) == (
         "FAILED",
         "SNS.AuthorizationErrorException",
         "no right to",
     )
-    assert len(found.attempts("Notify")) == 6
+    assert len(result.attempts("Notify")) == 6
 
 
 # --- errors ---
@@ -190,10 +190,10 @@ def test_a_notification_that_cannot_be_sent_fails_the_run(pipeline: StateMachine
 
 @pytest.mark.parametrize("error", [*TRANSIENT, *DIED])
 def test_preprocess_is_retried(pipeline: StateMachine, error: str) -> None:
-    found = run(pipeline, [Failure(error), plan()])
+    result = run(pipeline, [Failure(error), plan()])
 
-    assert found.status == "SUCCEEDED"
-    assert services_run(found) == SERVICES
+    assert result.status == "SUCCEEDED"
+    assert services_run(result) == SERVICES
 
 
 @pytest.mark.parametrize("error", [*TRANSIENT, *DIED])
@@ -209,15 +209,15 @@ def test_a_service_is_retried(pipeline: StateMachine, error: str) -> None:
 
 
 @pytest.mark.parametrize(("error", "attempts"), [("TransientError", 6), ("States.Timeout", 2)])
-def test_a_service_is_given_up_in_the_end(pipeline: StateMachine, error: str, attempts: int) -> None:
-    found = run(pipeline, plan(), Failure(error))
+def test_the_retries_of_a_service_are_limited(pipeline: StateMachine, error: str, attempts: int) -> None:
+    result = run(pipeline, plan(), Failure(error))
 
-    assert (found.status, found.error) == ("FAILED", error)
-    assert services_run(found) == ["language"] * attempts
+    assert (result.status, result.error) == ("FAILED", error)
+    assert services_run(result) == ["language"] * attempts
 
 
 @pytest.mark.parametrize("error", FINAL)
-def test_what_would_fail_again_fails_the_run_at_once(pipeline: StateMachine, error: str) -> None:
+def test_a_final_error_fails_the_run_at_once(pipeline: StateMachine, error: str) -> None:
     at_preprocess = run(pipeline, Failure(error, "at $.skip[0]"))
     at_service = run(pipeline, plan(), Failure(error, "sentiment: no"))
 

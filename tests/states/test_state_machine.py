@@ -1,4 +1,4 @@
-"""The harness: what it runs is the engine's doing, and a test that forgets an answer fails."""
+"""The harness: the engine runs the machine, and a test without an answer that is needed fails."""
 
 from typing import Any
 
@@ -95,11 +95,11 @@ def test_one_state_is_given_variables_and_context(everything: StateMachine) -> N
     assert (result.status, result.output) == ("SUCCEEDED", "ab")
 
 
-def test_one_state_may_stand_inside_of_a_parallel(everything: StateMachine) -> None:
+def test_a_state_inside_of_a_parallel_can_be_tested(everything: StateMachine) -> None:
     assert everything.test("Left", {}, failure=Failure("Bad")).status == "FAILED"
 
 
 @pytest.mark.parametrize("state", ["Ask", "Both"])
-def test_what_test_state_can_not_tell_is_an_error(everything: StateMachine, state: str) -> None:
+def test_what_test_state_cannot_evaluate_is_an_error(everything: StateMachine, state: str) -> None:
     with pytest.raises(ValueError, match="use run"):
         everything.test(state, {})

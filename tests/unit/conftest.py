@@ -21,7 +21,7 @@ from fan_out import tasks, work
 from ingest import ingestion
 from tests.unit.fake_aws import ENVIRONMENT, FakeAws
 
-# How long an example takes says nothing on a machine that does other things as well.
+# How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -32,7 +32,7 @@ Deploy = Callable[..., None]
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
-    """AWS, the Lambdas' environment, and a clock for those that wait or look at leases."""
+    """AWS, the Lambdas' environment, and a clock for code that waits or checks leases."""
     fake = FakeAws()
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -53,7 +53,7 @@ def _make_cold() -> None:
 
 @pytest.fixture
 def logged() -> Iterator[Callable[[], str]]:
-    """What the handlers have logged so far in this test, as their log has it."""
+    """What the handlers have logged so far in this test, as text."""
     stream = io.StringIO()
     handlers = {each.logger.registered_handler for each in (collect, initiate, poll, process)}
     assert all(isinstance(handler, logging.StreamHandler) for handler in handlers)

@@ -1,4 +1,4 @@
-"""The batch machine, in place of Step Functions: what it does with an execution, without its retries."""
+"""The batch machine, in place of Step Functions: runs an execution, without its retries."""
 
 import json
 

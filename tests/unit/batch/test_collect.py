@@ -1,4 +1,4 @@
-"""Chunks become the result: in order, once, and only when all are there."""
+"""Chunks become the result: in order, once, and only when all are stored."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""POST: one batch is one execution, however often and in whatever state it is asked for again."""
+"""POST: one batch is one execution, however often, and in whatever state, the POST is repeated."""
 
 import base64
 import gzip
@@ -53,7 +53,7 @@ def test_rows_that_take_longer_are_answered_with_202(aws: FakeAws) -> None:
     assert body["execution"] == execution_name("functions", "echo", BATCH_ID)
 
 
-def test_asked_again_while_it_runs_nothing_starts(aws: FakeAws) -> None:
+def test_a_repeated_post_while_it_runs_starts_nothing(aws: FakeAws) -> None:
     for _ in range(2):
         assert send(post_event("echo", [["a"]]))[0] == 202
     assert only_execution(aws).runs == 0
@@ -62,7 +62,7 @@ def test_asked_again_while_it_runs_nothing_starts(aws: FakeAws) -> None:
     assert only_execution(aws).runs == 1
 
 
-def test_asked_again_after_success_the_same_bytes_come(aws: FakeAws) -> None:
+def test_a_repeated_post_after_success_gets_the_same_bytes(aws: FakeAws) -> None:
     aws.step_functions.work = run_batch
     first = initiate.handler(post_event("echo", [["a"]]), CONTEXT)
     assert initiate.handler(post_event("echo", [["a"]]), CONTEXT) == first
@@ -72,7 +72,7 @@ def test_asked_again_after_success_the_same_bytes_come(aws: FakeAws) -> None:
 
 def test_a_failure_is_answered_by_the_post_and_stays_failed(aws: FakeAws) -> None:
     aws.step_functions.work = run_batch
-    # The first POST answers so as well: it describes the execution once while it waits.
+    # The first POST has this answer too: it describes the execution once while it waits.
     for _ in range(3):
         status, body = send(post_event("fail", [["oops"]]))
         assert status == 422
@@ -87,7 +87,7 @@ def test_a_failure_is_answered_by_the_post_and_stays_failed(aws: FakeAws) -> Non
 @pytest.mark.parametrize(
     ("status", "cause"), [("TIMED_OUT", "time limit"), ("ABORTED", "stopped by an operator")]
 )
-def test_an_execution_that_ended_otherwise_says_how(aws: FakeAws, status: str, cause: str) -> None:
+def test_an_execution_that_timed_out_or_was_stopped_says_so(aws: FakeAws, status: str, cause: str) -> None:
     send(post_event("echo", [["a"]]))
     only_execution(aws).status = status
     code, body = send(post_event("echo", [["a"]]))
@@ -121,7 +121,7 @@ def test_other_rows_under_the_same_id_are_a_conflict(aws: FakeAws, state: str) -
     assert only_execution(aws).runs == (0 if state == "running" else 1)
 
 
-def test_the_same_rows_written_otherwise_are_no_conflict(aws: FakeAws) -> None:
+def test_the_same_rows_in_another_notation_are_no_conflict(aws: FakeAws) -> None:
     aws.step_functions.work = run_batch
     send(api_event("echo", "POST", b'{"data":[[0,"\xc3\xa9"]]}'))
     other = api_event("echo", "POST", gzip.compress(b'{ "data" : [ [ 0, "\\u00e9" ] ] }'))
@@ -141,7 +141,7 @@ def test_the_same_id_at_another_function_is_another_batch(aws: FakeAws) -> None:
     assert len(aws.step_functions.executions) == 2
 
 
-def test_a_result_that_is_gone_is_not_computed_again(aws: FakeAws) -> None:
+def test_a_deleted_result_is_not_computed_again(aws: FakeAws) -> None:
     aws.step_functions.work = run_batch
     send(post_event("echo", [["a"]]))
     aws.s3.objects.clear()
@@ -153,7 +153,7 @@ def test_a_result_that_is_gone_is_not_computed_again(aws: FakeAws) -> None:
 def test_an_execution_that_is_not_visible_yet_is_running(aws: FakeAws) -> None:
     send(post_event("echo", [["a"]]))
     only_execution(aws).status = "SUCCEEDED"  # so that its name is taken
-    for _ in range(2):  # when it is found, and while the POST waits
+    for _ in range(2):  # when it is described first, and while the POST waits
         aws.faults.fail("describe_execution", "ExecutionDoesNotExist")
     assert send(post_event("echo", [["a"]]))[0] == 202
 
@@ -171,14 +171,16 @@ def test_no_rows_need_no_execution(aws: FakeAws) -> None:
 # What is refused
 
 
-def test_an_unknown_function_is_404_with_those_there_are(aws: FakeAws) -> None:
+def test_an_unknown_function_is_404_with_the_known_ones(aws: FakeAws) -> None:
     status, body = send(post_event("ecko", [["a"]]))
     assert (status, body["error"]) == (404, "UnknownTarget")
     assert "'ecko'" in body["message"]
     assert all(name in body["message"] for name in ("echo", "fail", "sentiment", "sleep"))
 
 
-def test_diagnostics_are_not_there_unless_switched_on(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diagnostic_functions_are_unknown_unless_enabled(
+    aws: FakeAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DIAGNOSTICS", "false")
     status, body = send(post_event("echo", [["a"]]))
     assert status == 404
@@ -215,7 +217,7 @@ def test_what_is_not_a_batch_starts_nothing(aws: FakeAws, sent: dict[str, Any]) 
     assert not aws.s3.objects
 
 
-def test_too_many_rows_for_the_path_name_the_remedy(aws: FakeAws) -> None:
+def test_more_bytes_than_a_request_may_have_name_the_remedy(aws: FakeAws) -> None:
     status, body = send(post_event("echo", [["a" * 6 * 1024 * 1024]], as_text=True))
     assert (status, body["error"]) == (413, "RequestTooLarge")
     assert "MAX_BATCH_ROWS" in body["message"]
@@ -268,7 +270,7 @@ def test_a_throttled_start_asks_snowflake_to_slow_down(aws: FakeAws, code: str) 
     assert send(post_event("echo", [["a"]]))[0] == 200
 
 
-def test_a_throttled_look_at_an_earlier_execution_asks_to_slow_down(aws: FakeAws) -> None:
+def test_a_throttled_description_of_an_earlier_execution_asks_to_slow_down(aws: FakeAws) -> None:
     send(post_event("echo", [["a"]]))
     only_execution(aws).status = "FAILED"
     aws.faults.fail("describe_execution", "ThrottlingException")
@@ -295,7 +297,7 @@ def test_a_connection_that_breaks_asks_to_slow_down(aws: FakeAws) -> None:
     assert send(post_event("echo", [["a"]]))[0] == 429
 
 
-def test_a_start_whose_answer_is_lost_is_one_execution(aws: FakeAws) -> None:
+def test_a_start_whose_response_is_lost_is_one_execution(aws: FakeAws) -> None:
     aws.faults.lose_answer("start_execution", ReadTimeoutError(endpoint_url="https://states"))
     assert send(post_event("echo", [["a"]]))[0] == 429
     aws.faults.lose_answer("start_execution")
@@ -319,16 +321,16 @@ names = st.tuples(st.sampled_from(["functions", "workflows"]), st.text(), st.tex
 
 
 @given(names)
-def test_an_execution_name_is_always_legal(name: tuple[str, str, str]) -> None:
-    found = execution_name(*name)
-    assert 0 < len(found) <= 80
-    assert set(found) <= LEGAL
-    assert execution_name(*name) == found
+def test_an_execution_name_is_always_valid(name: tuple[str, str, str]) -> None:
+    execution = execution_name(*name)
+    assert 0 < len(execution) <= 80
+    assert set(execution) <= LEGAL
+    assert execution_name(*name) == execution
 
 
 @given(st.lists(names, min_size=2, unique=True))
-def test_execution_names_are_distinct(found: list[tuple[str, str, str]]) -> None:
-    assert len({execution_name(*name) for name in found}) == len(found)
+def test_execution_names_are_distinct(names: list[tuple[str, str, str]]) -> None:
+    assert len({execution_name(*name) for name in names}) == len(names)
 
 
 @pytest.mark.parametrize(

@@ -47,12 +47,12 @@ def test_the_mode_is_a_header(aws: FakeAws, mode: str, detached: bool) -> None:
     assert json.loads(only_execution(aws).input)["detached"] is detached
 
 
-def test_a_float_of_snowflake_s_is_the_whole_number_that_it_is(aws: FakeAws) -> None:
+def test_a_whole_number_in_snowflake_s_float_notation_becomes_an_integer(aws: FakeAws) -> None:
     send("etl", [[{"dataset_id": "a", "batch_size": Decimal("1.000000000000000e+01")}]])
     assert '"batch_size":10}' in only_execution(aws).input
 
 
-def test_asked_again_nothing_starts(aws: FakeAws) -> None:
+def test_a_repeated_post_starts_nothing(aws: FakeAws) -> None:
     for _ in range(3):
         assert send("etl", [[{"dataset_id": "a"}]])[0] == 202
     assert only_execution(aws).status == "RUNNING"
@@ -91,13 +91,13 @@ def test_another_mode_is_refused(aws: FakeAws) -> None:
     assert body["message"] == "header sf-custom-mode is 'later'; it is 'detached', or left out"
 
 
-def test_an_unknown_workflow_is_404_with_those_there_are(aws: FakeAws) -> None:
+def test_an_unknown_workflow_is_404_with_the_known_ones(aws: FakeAws) -> None:
     status, body = send("echo", [["a"]])
     assert (status, body["error"]) == (404, "UnknownTarget")
     assert body["message"] == "there is no workflow 'echo'; there are: etl, fan_out, ingest, pipeline"
 
 
-def test_as_many_runs_as_fit_a_history_and_no_more(aws: FakeAws) -> None:
+def test_at_most_as_many_runs_as_fit_a_history(aws: FakeAws) -> None:
     rows = [[{"dataset_id": "a"}]] * initiate.MAX_RUNS
     status, body = send("etl", [*rows, *rows[:1]])
     assert (status, body["error"]) == (413, "RequestTooLarge")
@@ -106,7 +106,7 @@ def test_as_many_runs_as_fit_a_history_and_no_more(aws: FakeAws) -> None:
     assert len(f"{execution_name('workflows', 'etl', BATCH_ID)}-{len(rows) - 1}") <= 80
 
 
-def test_as_many_bytes_as_fit_a_payload_and_no_more(aws: FakeAws) -> None:
+def test_at_most_as_many_bytes_as_fit_a_payload(aws: FakeAws) -> None:
     def rows(length: int) -> list[list[Any]]:
         return [[{"names": [{"name": "é" * length}]}]]
 

@@ -48,7 +48,7 @@ def test_it_is_what_the_post_answered(aws: FakeAws) -> None:
     assert initiate.handler(post_event("echo", [["é"]]), CONTEXT) == poll.handler(api_event("echo"), CONTEXT)
 
 
-def test_a_running_batch_is_waited_for_a_little(aws: FakeAws) -> None:
+def test_a_running_batch_is_waited_for_a_short_time(aws: FakeAws) -> None:
     start(aws)
     began = aws.clock.now
     status, body = get()
@@ -58,7 +58,7 @@ def test_a_running_batch_is_waited_for_a_little(aws: FakeAws) -> None:
     assert set(aws.faults.operations()) == {"get_object", "describe_execution"}
 
 
-def test_a_result_that_comes_while_it_waits_is_answered(aws: FakeAws) -> None:
+def test_a_result_that_is_stored_while_it_waits_is_answered(aws: FakeAws) -> None:
     start(aws)
     began = aws.clock.now
     aws.clock.at(2, partial(finish, aws))
@@ -87,7 +87,7 @@ def test_a_failure_is_answered_early_with_its_cause_and_without_a_stack_trace(aw
         ("ABORTED", "it was stopped by an operator"),
     ],
 )
-def test_an_execution_that_was_ended_says_how(aws: FakeAws, status: str, cause: str) -> None:
+def test_an_execution_that_timed_out_or_was_stopped_says_so(aws: FakeAws, status: str, cause: str) -> None:
     start(aws)
     only_execution(aws).status = status
     code, body = get()
@@ -109,7 +109,7 @@ def test_an_unknown_batch_is_404(aws: FakeAws) -> None:
     assert "'01-nobody-sent-this'" in body["message"]
 
 
-def test_an_unknown_function_is_404_with_those_there_are(aws: FakeAws) -> None:
+def test_an_unknown_function_is_404_with_the_known_ones(aws: FakeAws) -> None:
     status, body = get("ecko")
     assert (status, body["error"]) == (404, "UnknownTarget")
     assert "echo" in body["message"]
@@ -124,7 +124,7 @@ def test_a_batch_of_a_function_that_has_been_removed_is_still_answered(
 
 
 @pytest.mark.parametrize("name", ["a b", "é" * 100, "../../rows", ""])
-def test_a_strange_name_is_unknown_and_no_crash(aws: FakeAws, name: str) -> None:
+def test_a_name_with_unusual_characters_is_404(aws: FakeAws, name: str) -> None:
     assert get(name)[0] == 404
 
 
@@ -134,7 +134,7 @@ def test_an_execution_that_becomes_visible_later_is_running(aws: FakeAws) -> Non
     assert get()[0] == 202
 
 
-def test_a_result_may_be_there_before_its_execution_is_visible(aws: FakeAws) -> None:
+def test_a_result_may_exist_before_its_execution_is_visible(aws: FakeAws) -> None:
     start(aws)
     aws.faults.fail("describe_execution", "ExecutionDoesNotExist", times=9)
     aws.clock.at(1, partial(finish, aws))
@@ -155,7 +155,7 @@ def test_throttled_storage_asks_to_slow_down(aws: FakeAws) -> None:
     assert get()[0] == 200
 
 
-def test_a_result_that_has_been_deleted_is_gone(aws: FakeAws) -> None:
+def test_a_deleted_result_is_410(aws: FakeAws) -> None:
     start(aws, run=True)
     aws.s3.objects.clear()
     status, body = get()
@@ -179,7 +179,7 @@ def test_without_a_batch_id_there_is_nothing_to_poll(aws: FakeAws) -> None:
         ('{"errorMessage":"' + "y" * 600 + '"}', "y" * 499 + "…"),
     ],
 )
-def test_a_cause_is_short_and_for_people(cause: str, short: str) -> None:
+def test_a_cause_is_shortened_for_users(cause: str, short: str) -> None:
     assert short_cause(cause) == short
 
 

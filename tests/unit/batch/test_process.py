@@ -1,4 +1,4 @@
-"""A chunk through its function: stored once, retried by name, finished work left alone."""
+"""A chunk through its function: stored once, retried by the machine, and not repeated when finished."""
 
 import gzip
 import json
@@ -81,14 +81,14 @@ def test_what_is_finished_is_not_repeated(aws: FakeAws, deploy: Deploy, chunk_ro
     assert stored(aws, name) == before
 
 
-def test_a_first_try_does_not_ask_whether_it_is_done(aws: FakeAws, deploy: Deploy) -> None:
+def test_a_first_attempt_does_not_check_whether_it_is_done(aws: FakeAws, deploy: Deploy) -> None:
     deploy(count=COUNT)
     run(batch())
     assert aws.faults.operations() == ["put_object"]
 
 
 @pytest.mark.parametrize(("chunk_rows", "name"), [(2, "chunk-00000"), (5, "result")])
-def test_of_two_workers_the_first_one_counts(
+def test_of_two_workers_the_first_one_s_rows_are_kept(
     aws: FakeAws, deploy: Deploy, chunk_rows: int, name: str
 ) -> None:
     deploy(count=COUNT)
@@ -110,7 +110,7 @@ def test_a_throttle_is_a_transient_error(aws: FakeAws, deploy: Deploy, code: str
     assert run(batch(), again=True) == {"chunk": 0, "rows": 2}
 
 
-def test_a_throttled_look_for_finished_work_is_retried(aws: FakeAws, deploy: Deploy) -> None:
+def test_a_throttled_check_for_a_finished_chunk_is_retried(aws: FakeAws, deploy: Deploy) -> None:
     deploy(count=COUNT)
     aws.faults.fail("head_object", "SlowDown")
     with pytest.raises(TransientError):
@@ -124,7 +124,7 @@ def test_storage_that_denies_is_not_retried(aws: FakeAws, deploy: Deploy) -> Non
         run(batch())
 
 
-def test_a_function_that_raises_leaves_nothing(aws: FakeAws, deploy: Deploy) -> None:
+def test_a_function_that_raises_stores_nothing(aws: FakeAws, deploy: Deploy) -> None:
     deploy(count=COUNT.replace("return n + 100", "raise KeyError(n)"))
     with pytest.raises(FunctionError, match="count, row 2: KeyError: 2"):
         run(batch(), 1)
@@ -138,12 +138,12 @@ def test_a_function_that_has_been_removed_meanwhile_is_named(aws: FakeAws, deplo
 
 
 def test_a_function_that_cannot_be_imported_is_named(aws: FakeAws, deploy: Deploy) -> None:
-    deploy(count="import nobody_wrote_this\n" + COUNT.replace("\n    ", "\n"))
-    with pytest.raises(FunctionError, match="count: ModuleNotFoundError: No module named 'nobody"):
+    deploy(count="import a_module_that_does_not_exist\n" + COUNT.replace("\n    ", "\n"))
+    with pytest.raises(FunctionError, match="count: ModuleNotFoundError: No module named 'a_module"):
         run(batch())
 
 
-def test_rows_that_are_gone_are_named(aws: FakeAws, deploy: Deploy) -> None:
+def test_deleted_rows_are_named(aws: FakeAws, deploy: Deploy) -> None:
     deploy(count=COUNT)
     with pytest.raises(ResultError, match="the rows of e are gone"):
         process.handler(

@@ -67,7 +67,7 @@ def test_a_run_that_failed_says_why_itself(aws: FakeAws) -> None:
 
 
 @pytest.mark.parametrize("status", ["TIMED_OUT", "ABORTED"])
-def test_a_run_that_ended_otherwise_says_how(aws: FakeAws, status: str) -> None:
+def test_a_run_that_timed_out_or_was_stopped_says_so(aws: FakeAws, status: str) -> None:
     aws.step_functions.add("etl", RUN, status)
     value = recorded(aws, FAILED)
     assert (value["error"], value["execution"]) == (status, HANDLE)
@@ -83,18 +83,18 @@ def test_a_run_that_succeeded_although_the_task_failed_has_its_output(aws: FakeA
 
 
 @pytest.mark.parametrize("detached", [False, True])
-def test_a_run_that_was_never_started_says_what_the_task_said(aws: FakeAws, detached: bool) -> None:
+def test_a_run_that_was_never_started_has_the_error_of_the_task(aws: FakeAws, detached: bool) -> None:
     error = {"error": "StepFunctions.AccessDeniedException", "cause": "no"}
     assert recorded(aws, error, detached=detached) == {**error, "execution": HANDLE}
 
 
-def test_a_detached_run_that_an_earlier_try_started_is_its_handle(aws: FakeAws) -> None:
+def test_a_detached_run_that_an_earlier_attempt_started_is_its_handle(aws: FakeAws) -> None:
     aws.step_functions.add("etl", RUN)
     assert recorded(aws, {"error": "States.Timeout", "cause": ""}, detached=True) == HANDLE
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "PENDING_REDRIVE"])
-def test_a_run_of_an_earlier_try_is_waited_for(aws: FakeAws, status: str) -> None:
+def test_a_run_of_an_earlier_attempt_is_waited_for(aws: FakeAws, status: str) -> None:
     aws.step_functions.add("etl", RUN, status)
     with pytest.raises(RunUnfinished, match=RUN):
         recorded(aws, {"error": "StepFunctions.ExecutionAlreadyExistsException", "cause": ""})
@@ -117,6 +117,6 @@ def test_a_transient_error_is_retried_by_the_machine(aws: FakeAws, operation: st
     assert recorded(aws, FAILED) == 1
 
 
-def test_recorded_again_the_first_value_stays(aws: FakeAws) -> None:
+def test_a_second_recording_keeps_the_first_value(aws: FakeAws) -> None:
     assert recorded(aws, {"output": 1}) == 1
     assert recorded(aws, {"output": 2}) == 1

@@ -1,4 +1,4 @@
-"""What is stored of a batch: once, readable again, and never taken for something else."""
+"""What is stored of a batch: written once, read back, and never confused with another batch."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def batch(rows: str | None = None, **changes: Any) -> FunctionBatch:
     return FunctionBatch(**fields | changes)
 
 
-def test_a_batch_survives_the_execution_s_input() -> None:
+def test_a_batch_is_unchanged_by_the_execution_s_input() -> None:
     for one in (batch(), batch(dump_json(ROWS))):
         assert FunctionBatch.from_input(json.loads(json.dumps(one.to_input()))) == one
 
@@ -56,21 +56,21 @@ def test_rows_come_back_with_all_digits(aws: FakeAws) -> None:
         assert dump_json(loaded) == text
 
 
-def test_other_rows_of_the_same_batch_replace_nothing(aws: FakeAws) -> None:
+def test_other_rows_of_the_same_batch_do_not_overwrite(aws: FakeAws) -> None:
     store.store_rows("e", Rows([[1]], "[[1]]", "1" * 64))
     store.store_rows("e", Rows([[2]], "[[2]]", "2" * 64))
     assert store.load_rows("e", batch(digest="1" * 64)) == [[1]]
     assert store.load_rows("e", batch(digest="2" * 64)) == [[2]]
 
 
-def test_what_is_not_there_is_none(aws: FakeAws) -> None:
+def test_what_does_not_exist_is_none(aws: FakeAws) -> None:
     assert store.load_chunk("e", 0) is None
     assert store.load_result("e") is None
     assert not store.has_chunk("e", 0)
     assert not store.has_result("e")
 
 
-def test_the_first_writer_counts(aws: FakeAws) -> None:
+def test_the_first_writer_wins(aws: FakeAws) -> None:
     store.store_chunk("e", batch(), 0, "[0,1]")
     store.store_chunk("e", batch(), 0, "[0,2]")
     assert store.load_chunk("e", 0) == "[0,1]"
@@ -84,9 +84,9 @@ def test_the_first_writer_counts(aws: FakeAws) -> None:
     assert store.has_result("e")
 
 
-def test_two_writers_at_the_same_moment_try_again(aws: FakeAws) -> None:
+def test_two_writers_at_the_same_time_are_retried(aws: FakeAws) -> None:
     aws.faults.fail("put_object", "ConditionalRequestConflict")
-    with pytest.raises(TransientError, match="another writer is at batches/e/result"):
+    with pytest.raises(TransientError, match="another writer is putting batches/e/result"):
         store.store_result("e", batch(), ["[0,1]"])
 
 

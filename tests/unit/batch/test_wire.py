@@ -36,14 +36,14 @@ def refusal(body: bytes, **options: Any) -> str:
 # Requests
 
 
-def test_a_request_says_what_and_for_whom() -> None:
+def test_a_request_names_function_batch_and_query() -> None:
     request = wire.parse_request(api_event("echo"))
     assert (request.kind, request.name, request.batch_id) == ("functions", "echo", BATCH_ID)
     assert request.query_id == "01b02bdf-0001-7b58-0003-27d60056b5a6"
 
 
 @pytest.mark.parametrize("change", [str.upper, str.lower, str.title])
-def test_header_names_come_in_any_case(change: Callable[[str], str]) -> None:
+def test_header_names_are_case_insensitive(change: Callable[[str], str]) -> None:
     sent = api_event("echo")
     sent["headers"] = {change(name): value for name, value in sent["headers"].items()}
     assert wire.parse_request(sent) == wire.parse_request(api_event("echo"))
@@ -184,23 +184,23 @@ def test_no_rows_and_rows_without_arguments_are_rows() -> None:
         (b"x\x01nonsense", "cannot be unpacked"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(body: bytes, what: str) -> None:
+def test_an_error_names_its_place(body: bytes, what: str) -> None:
     assert what in refusal(body)
 
 
-def test_a_body_that_is_not_what_its_event_says_is_refused() -> None:
+def test_a_body_that_contradicts_its_event_is_refused() -> None:
     for text in ("!", "é", "QQ"):
-        with pytest.raises(errors.BadRequest, match="did not arrive whole"):
+        with pytest.raises(errors.BadRequest, match="the body cannot be decoded"):
             wire.parse_rows(api_event("echo", "POST") | {"body": text, "isBase64Encoded": True})
-    with pytest.raises(errors.BadRequest, match="did not arrive whole"):
+    with pytest.raises(errors.BadRequest, match="the body cannot be decoded"):
         wire.parse_rows(api_event("echo", "POST") | {"body": '{"data":[[0,"\ud800"]]}'})
 
 
-def test_the_wrong_coding_is_no_crash() -> None:
+def test_a_wrong_content_encoding_is_refused() -> None:
     assert "cannot be unpacked" in refusal(b"\xff\xfe", headers={"Content-Encoding": "deflate"})
 
 
-def test_a_request_larger_than_the_path_names_the_remedy() -> None:
+def test_a_request_larger_than_the_limit_names_the_remedy() -> None:
     with pytest.raises(errors.RequestTooLarge, match="MAX_BATCH_ROWS"):
         wire.parse_rows(post_event("echo", [["a" * wire.MAX_BODY_CHARS]], as_text=True))
 
@@ -318,7 +318,7 @@ def test_the_same_rows_are_the_same_bytes() -> None:
     "accepts",
     ["gzip", "gzip, deflate", "deflate, GZIP", "identity;q=0.5, gzip;q=1.0", "*", "gzip; q=0.001"],
 )
-def test_an_answer_is_gzipped_for_who_takes_it(accepts: str) -> None:
+def test_an_answer_is_gzipped_where_the_client_accepts_it(accepts: str) -> None:
     answer = wire.answer_result(result('"é"'), request(Accept="*/*", Accept_Encoding=accepts))
     assert answer["statusCode"] == 200
     assert answer["headers"] == {"Content-Type": "application/json", "Content-Encoding": "gzip"}
@@ -333,10 +333,10 @@ def test_an_answer_is_gzipped_for_who_takes_it(accepts: str) -> None:
         {"Accept": "*/*", "Accept_Encoding": "identity"},
         {"Accept": "*/*", "Accept_Encoding": "gzip;q=0"},
         {"Accept": "*/*", "Accept_Encoding": "gzip; q=0.000, br"},
-        {"Accept_Encoding": "gzip"},  # without Accept, API Gateway may not make bytes of it
+        {"Accept_Encoding": "gzip"},  # without Accept, API Gateway may not decode it into bytes
     ],
 )
-def test_an_answer_is_plain_for_all_others(headers: dict[str, str]) -> None:
+def test_an_answer_is_not_compressed_otherwise(headers: dict[str, str]) -> None:
     answer = wire.answer_result(result('"é"'), request(**headers))
     assert answer == {
         "statusCode": 200,
@@ -356,7 +356,7 @@ def test_twenty_megabytes_pass_gzipped_and_not_otherwise() -> None:
         wire.answer_result(large, request())
 
 
-def test_what_is_too_large_even_gzipped_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_too_large_even_gzipped_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "MAX_BODY_CHARS", 50)
     with pytest.raises(errors.ResultTooLarge, match=r"MAX_BATCH_ROWS on the external function$"):
         wire.answer_result(result('"abcdefghijklmnop"'), request(Accept="*/*", Accept_Encoding="gzip"))
@@ -431,13 +431,13 @@ def digits(value: Any) -> Any:
 
 
 @given(rows_of_values, st.booleans(), st.sampled_from([None, 1]), st.sampled_from([bytes, gzip.compress]))
-def test_any_rows_come_back_unchanged_and_in_order(
+def test_any_rows_are_returned_unchanged_and_in_order(
     rows: list[list[Any]], escaped: bool, indent: int | None, pack: Callable[[bytes], bytes]
 ) -> None:
     data = {"data": [[number, *row] for number, row in enumerate(rows)]}
     sent = simplejson.dumps(data, use_decimal=True, ensure_ascii=escaped, indent=indent).encode()
     parsed = wire.parse_rows(api_event("echo", "POST", pack(sent)))
-    # As it stands in the execution's input, and again out of it.
+    # Through the execution's input and back.
     again = parse_json(json.loads(json.dumps({"rows": parsed.text}))["rows"])
     half = len(again) // 2
     signature, echo = read_catalog(diagnostics=True)["echo"], load_function("echo")
@@ -451,7 +451,7 @@ def test_any_rows_come_back_unchanged_and_in_order(
 
 
 def read_or_refuse(sent: dict[str, Any]) -> None:
-    """Reads a POST's rows. Fails where that gives anything but rows, or a 4xx that says why."""
+    """Reads a POST's rows. Fails for anything but rows or a 4xx that says why."""
     try:
         rows = wire.parse_rows(sent)
     except errors.ApiError as error:

@@ -47,7 +47,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", ["up", "down", "status"])
-def test_name_that_can_not_be_one_exits_with_1(command: str) -> None:
+def test_invalid_name_exits_with_1(command: str) -> None:
     result = CliRunner().invoke(main, [command, "--name", "No Name"])
     assert result.exit_code == 1
     assert "'No Name' can't name a local stack" in result.output

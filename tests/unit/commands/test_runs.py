@@ -1,4 +1,4 @@
-"""`stepflake runs`: what is asked of Step Functions, what is printed where, and the exit codes."""
+"""`stepflake runs`: its calls of Step Functions, its output, and the exit codes."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 class StepFunctions:
-    """Executions that end well at the second look."""
+    """Executions that have succeeded at the second description."""
 
     def __init__(self) -> None:
         self.executions: dict[str, dict[str, Any]] = {}
@@ -39,20 +39,20 @@ class StepFunctions:
     def describe_execution(self, *, executionArn: str) -> dict[str, Any]:
         if executionArn not in self.executions:
             raise client_error("ExecutionDoesNotExist", "DescribeExecution")
-        found = self.executions[executionArn]
-        answer = dict(found)
-        if found["status"] == "RUNNING":
-            found |= {"status": "SUCCEEDED", "stopDate": NOON, "output": found["input"]}
+        execution = self.executions[executionArn]
+        answer = dict(execution)
+        if execution["status"] == "RUNNING":
+            execution |= {"status": "SUCCEEDED", "stopDate": NOON, "output": execution["input"]}
         return answer
 
     def list_executions(self, *, stateMachineArn: str, **query: Any) -> dict[str, Any]:
         prefix = stateMachineArn.replace(":stateMachine:", ":execution:") + ":"
-        found = [
+        matching = [
             {"executionArn": arn, "name": arn.removeprefix(prefix), **fields}
             for arn, fields in self.executions.items()
             if arn.startswith(prefix) and query.get("statusFilter", fields["status"]) == fields["status"]
         ]
-        return {"executions": found[::-1]}
+        return {"executions": matching[::-1]}
 
     def get_execution_history(self, **_: Any) -> dict[str, Any]:
         return {"events": [{"type": "ExecutionStarted"}]}
@@ -95,7 +95,7 @@ def test_a_started_run_is_followed_to_its_output(service: StepFunctions) -> None
 
 
 @pytest.mark.parametrize("source", ["argument", "file", "standard input"])
-def test_an_input_comes_from_where_it_is(service: StepFunctions, tmp_path: Path, source: str) -> None:
+def test_an_input_is_an_argument_a_file_or_stdin(service: StepFunctions, tmp_path: Path, source: str) -> None:
     text = '{"names": [{"name": "ü"}]}'
     (tmp_path / "input.json").write_text(text, encoding="utf-8")
     argument = {"argument": text, "file": f"@{tmp_path / 'input.json'}", "standard input": "-"}[source]
@@ -107,7 +107,7 @@ def test_an_input_comes_from_where_it_is(service: StepFunctions, tmp_path: Path,
 def test_a_name_that_is_taken_starts_nothing(service: StepFunctions) -> None:
     call("start", "etl", '{"dataset_id": "a"}', "--run", "mine")
     result = call("start", "etl", '{"dataset_id": "a"}', "--run", "mine", exit_code=1)
-    assert "There is a run 'mine' of etl already; see: stepflake runs show mine" in result.stderr
+    assert "There is already a run 'mine' of etl; see: stepflake runs show mine" in result.stderr
     assert len(service.executions) == 1
 
 
@@ -155,29 +155,29 @@ def test_a_table_has_whole_names(service: StepFunctions) -> None:
     assert "No runs." in call("list", "etl").stdout
 
 
-def test_a_status_is_asked_for(service: StepFunctions) -> None:
+def test_runs_can_be_filtered_by_status(service: StepFunctions) -> None:
     service.add(execution("etl", "good"), status="SUCCEEDED", output="1")
     service.add(execution("etl", "bad"))
     assert [run["run"] for run in json.loads(call("list", "--status", "FAILED", "--json").stdout)] == ["bad"]
 
 
-def test_only_what_runs_is_stopped(service: StepFunctions) -> None:
+def test_a_run_that_has_ended_is_not_stopped(service: StepFunctions) -> None:
     service.add(execution("etl", "bad"))
     assert "bad is not running: FAILED" in call("stop", "bad", exit_code=1).stderr
 
 
-def test_what_ended_well_is_not_resumed(service: StepFunctions) -> None:
+def test_a_run_that_succeeded_is_not_resumed(service: StepFunctions) -> None:
     service.add(execution("etl", "good"), status="SUCCEEDED", output="1")
     assert "nothing to resume" in call("resume", execution("etl", "good"), exit_code=1).stderr
 
 
 @pytest.mark.parametrize("name", ["show", "stop", "resume"])
 @pytest.mark.parametrize("run", ["nothing", execution("etl", "nothing"), "arn:nonsense", ""])
-def test_a_run_that_is_not_there_is_named(service: StepFunctions, name: str, run: str) -> None:
+def test_an_unknown_run_is_named(service: StepFunctions, name: str, run: str) -> None:
     assert repr(run) in call(name, run, exit_code=1).stderr
 
 
-def test_a_stack_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_that_does_not_run_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_stack(**_: Any) -> Stack:
         raise StackError("The local stack 'local' is not running")
 

@@ -1,4 +1,4 @@
-"""Documents as version 0.1 stored them: made by its code once, and never changed since.
+"""Documents as version 0.1 stored them: made by its code once, and not changed since.
 
 Items have DynamoDB's types; the texts are what is in S3, in messages and in the inputs of executions.
 """
@@ -8,7 +8,7 @@ from typing import Any
 Item = dict[str, dict[str, Any]]
 
 
-# fan_out: tasks 0 to 3 of the run `r`, of which two workers died at the first.
+# fan_out: tasks 0 to 3 of the run `r`, of which two workers died on the first.
 TASKS: dict[str, Item] = {
     "running": {
         "pk": {"S": "task#r#0"},

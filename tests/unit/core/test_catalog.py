@@ -1,10 +1,10 @@
-"""Remote functions read from their files: signatures, and the error for a file that is not one."""
+"""Remote functions and workflows read from their files, and the errors for files that are invalid."""
 
 from pathlib import Path
 
 import pytest
 
-from core.catalog import SNOWFLAKE_TYPES, CatalogError, Parameter, read_catalog
+from core.catalog import SNOWFLAKE_TYPES, CatalogError, Parameter, read_catalog, read_workflows
 
 
 def write(folder: Path, name: str, source: str) -> None:
@@ -20,7 +20,14 @@ def problem(folder: Path, source: str) -> str:
     return str(refused.value).removeprefix(str(folder / "f.py"))
 
 
-def test_the_shipped_functions_are_there() -> None:
+def write_schema(folder: Path, workflow: str, text: str) -> Path:
+    path = folder / workflow / "input.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    return path
+
+
+def test_the_shipped_functions_are_in_the_catalog() -> None:
     catalog = read_catalog(diagnostics=False)
     assert str(catalog["sentiment"]) == "sentiment(text VARCHAR) -> VARIANT"
     assert "ext_func_async" in catalog["sentiment"].sql_names
@@ -29,7 +36,7 @@ def test_the_shipped_functions_are_there() -> None:
 
 
 @pytest.mark.parametrize("value", ["true", "false", None])
-def test_the_environment_says_whether_diagnostics_are_there(
+def test_the_environment_decides_whether_diagnostic_functions_are_included(
     monkeypatch: pytest.MonkeyPatch, value: str | None
 ) -> None:
     monkeypatch.delenv("DIAGNOSTICS", raising=False)
@@ -38,7 +45,7 @@ def test_the_environment_says_whether_diagnostics_are_there(
     assert ("echo" in read_catalog()) == (value == "true")
 
 
-def test_nothing_but_the_file_is_read_and_nothing_runs(tmp_path: Path) -> None:
+def test_a_file_is_read_without_running_it(tmp_path: Path) -> None:
     write(tmp_path, "f", "raise SystemExit\n@remote_function()\ndef f(x: str) -> str: ...\n")
     assert list(read_catalog(tmp_path)) == ["f"]
 
@@ -149,5 +156,30 @@ LISTS = "def f(x: list[str]) -> list[str]: ...\n"
         ("def f(:\n", ":2: this is not Python"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path: Path, source: str, said: str) -> None:
+def test_an_error_in_a_file_is_named_with_its_line(tmp_path: Path, source: str, said: str) -> None:
     assert said in problem(tmp_path, source)
+
+
+def test_a_workflow_is_named_after_its_folder(tmp_path: Path) -> None:
+    write_schema(tmp_path, "one", '{"description": "Does this.", "x-run-id": "request_id"}')
+    write_schema(tmp_path, "two", "{}")
+    one, two = read_workflows(tmp_path).values()
+    assert (one.name, one.doc, one.run_id) == ("one", "Does this.", "request_id")
+    assert (two.name, two.doc, two.run_id) == ("two", "", "run_id")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{\n"type": "object"\n"required": []}', ":3: this is not JSON: Expecting ',' delimiter"),
+        ('{"type": "object"', ":1: this is not JSON: "),
+        ("", ":1: this is not JSON: "),
+        ("[]", ":1: a JSON Schema of a workflow's input must be a JSON object"),
+    ],
+)
+def test_an_invalid_input_schema_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    write_schema(tmp_path, "valid", "{}")
+    path = write_schema(tmp_path, "invalid", text)
+    with pytest.raises(CatalogError) as raised:
+        read_workflows(tmp_path)
+    assert str(raised.value).startswith(f"{path}{message}")

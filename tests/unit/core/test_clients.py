@@ -1,4 +1,4 @@
-"""Clients of AWS: one for each service and number of tries, made once whoever comes first."""
+"""Clients of AWS: one for each service and number of attempts, made once by concurrent threads."""
 
 import sys
 import threading
@@ -16,7 +16,7 @@ THREADS = 16
 
 @pytest.fixture
 def eager_threads() -> Iterator[None]:
-    """Python switches between threads as often as it can, so that they meet where they may."""
+    """Python switches between threads as often as it can, so that races show."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -24,7 +24,7 @@ def eager_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("eager_threads")
-def test_threads_that_want_the_first_client_at_a_cold_start_make_one(aws: FakeAws) -> None:
+def test_threads_that_need_the_same_client_at_a_cold_start_make_one(aws: FakeAws) -> None:
     together = threading.Barrier(THREADS, timeout=60)
 
     def first(_: int) -> Any:
@@ -40,7 +40,7 @@ def test_threads_that_want_the_first_client_at_a_cold_start_make_one(aws: FakeAw
         assert len(made) == 1
 
 
-def test_clients_that_try_another_number_of_times_are_apart(aws: FakeAws) -> None:
+def test_clients_with_different_numbers_of_attempts_are_different(aws: FakeAws) -> None:
     assert clients.stepfunctions() is clients.stepfunctions()
     assert clients.stepfunctions() is not clients.task_callbacks()
     assert aws.clients_made == ["stepfunctions", "stepfunctions"]

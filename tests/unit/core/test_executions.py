@@ -1,4 +1,4 @@
-"""Executions that are started and described by a Task: what is transient, and what is not there."""
+"""Executions that are started and described by a Task: what is transient, and what does not exist."""
 
 import json
 
@@ -68,21 +68,26 @@ def test_an_execution_is_started_once_and_described(aws: FakeAws) -> None:
     assert start_execution("etl", "a", {"text": "é", "n": 1})
     assert not start_execution("etl", "a", {"text": "other"})
 
-    found = describe_execution(execution_arn("etl", "a"))
+    execution = describe_execution(execution_arn("etl", "a"))
 
-    assert found
-    assert (found.name, found.status, found.is_running) == ("a", "RUNNING", True)
-    assert (found.started, found.stopped) == (NOON, None)
-    assert (found.input, found.output) == ({"text": "é", "n": 1}, None)
-    assert json.loads(aws.step_functions.executions[found.arn].input) == found.input
+    assert execution
+    assert (execution.name, execution.status, execution.is_running) == ("a", "RUNNING", True)
+    assert (execution.started, execution.stopped) == (NOON, None)
+    assert (execution.input, execution.output) == ({"text": "é", "n": 1}, None)
+    assert json.loads(aws.step_functions.executions[execution.arn].input) == execution.input
 
 
 def test_an_execution_that_ended_has_the_time_of_its_end(aws: FakeAws) -> None:
-    found = describe_execution(aws.step_functions.add("etl", "a", "FAILED", error="E", cause="why"))
+    execution = describe_execution(aws.step_functions.add("etl", "a", "FAILED", error="E", cause="why"))
 
-    assert found
-    assert (found.stopped, found.is_running, found.error, found.cause) == (NOON, False, "E", "why")
+    assert execution
+    assert (execution.stopped, execution.is_running, execution.error, execution.cause) == (
+        NOON,
+        False,
+        "E",
+        "why",
+    )
 
 
-def test_an_execution_that_is_not_there_is_none(aws: FakeAws) -> None:
+def test_an_execution_that_does_not_exist_is_none(aws: FakeAws) -> None:
     assert describe_execution(execution_arn("etl", "a")) is None

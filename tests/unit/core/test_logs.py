@@ -1,4 +1,4 @@
-"""What the log of a warm Lambda has of the invocation before: nothing."""
+"""The log of a warm Lambda has no keys of the invocation before."""
 
 import importlib
 import json
@@ -29,7 +29,7 @@ def test_all_handlers_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", HANDLERS)
-def test_every_handler_begins_without_the_keys_of_the_invocation_before(aws: FakeAws, name: str) -> None:
+def test_every_handler_starts_without_the_keys_of_the_invocation_before(aws: FakeAws, name: str) -> None:
     module: Any = importlib.import_module(name)
     module.logger.append_keys(execution="the execution before", run_id="the run before")
 

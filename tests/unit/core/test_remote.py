@@ -179,15 +179,13 @@ WRONG: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("kind", "value"), WRONG, ids=[f"{kind}-{n}" for n, (kind, _) in enumerate(WRONG)])
 @pytest.mark.parametrize("vectorized", [True, False])
-def test_a_value_that_cannot_be_answered_is_an_error_in_its_row(
-    kind: str, value: Any, vectorized: bool
-) -> None:
+def test_a_value_that_cannot_be_sent_is_an_error_in_its_row(kind: str, value: Any, vectorized: bool) -> None:
     rows: list[list[Any]] = [[0], [1]]
     function: Function = (lambda a: [None, value]) if vectorized else (lambda a: value if a else None)
     declared = signature("Any", returns=kind, vectorized=vectorized)
     error = failure(function, rows, declared)
     assert type(error) is ResultError
-    assert str(error).startswith("f, row 41: the value it returned cannot be answered: ")
+    assert str(error).startswith("f, row 41: the value it returned cannot be sent: ")
     declared = signature("Any", returns=kind, vectorized=vectorized, on_error="null")
     assert run(function, rows, declared) == [None, None]
     declared = signature("Any", returns=kind, vectorized=vectorized, on_error="object")
@@ -214,7 +212,7 @@ def picky_list(a: list[int]) -> list[Any]:
     [(picky, {}), (picky, {"concurrency": 3}), (picky_list, {"vectorized": True})],
     ids=["row by row", "in parallel", "vectorized"],
 )
-def test_one_bad_row_does_what_the_policy_says(function: Function, options: dict[str, Any]) -> None:
+def test_one_bad_row_is_handled_as_on_error_says(function: Function, options: dict[str, Any]) -> None:
     rows: list[list[Any]] = [[1], [2], ["x"], [3]]
     error = failure(function, [[1], [2], [3]], signature("int", **options))
     assert type(error) is FunctionError
@@ -293,7 +291,7 @@ def test_errors_of_the_network_and_throttles_are_transient_unless_on_error_answe
     assert run(function, [[1]], signature("int", on_error="null")) == [None]
 
 
-def test_an_error_of_aws_that_stays_is_final() -> None:
+def test_a_persistent_error_of_aws_is_final() -> None:
     def function(_: Any) -> Any:
         raise client_error("AccessDenied", "GetObject")
 
@@ -321,7 +319,7 @@ def test_recursion_in_a_function_is_its_error() -> None:
 # In parallel
 
 
-def test_rows_wait_in_parallel_and_come_in_order() -> None:
+def test_rows_wait_in_parallel_and_are_returned_in_order() -> None:
     together = threading.Barrier(4, timeout=10)
 
     def function(a: int) -> int:
@@ -332,7 +330,7 @@ def test_rows_wait_in_parallel_and_come_in_order() -> None:
     assert run(function, rows, signature("int", concurrency=4)) == list(range(8))
 
 
-def test_after_a_failure_rows_that_have_not_begun_do_not_begin() -> None:
+def test_after_a_failure_rows_that_have_not_started_do_not_start() -> None:
     begun: list[int] = []
     failed = threading.Event()
 
@@ -353,7 +351,7 @@ def test_after_a_failure_rows_that_have_not_begun_do_not_begin() -> None:
 TEST_FUNCTIONS = Path(__file__).parents[2] / "functions"
 
 
-def test_echo_fail_and_sleep_do_what_they_say() -> None:
+def test_echo_fail_and_sleep_do_what_their_docstrings_say() -> None:
     catalog = read_catalog(diagnostics=True)
     assert run(load_function("echo"), [[1, "a", None], []], catalog["echo"]) == [[1, "a", None], []]
     assert run(load_function("sleep"), [[0], [None]], catalog["sleep"]) == [Decimal("0.0"), None]

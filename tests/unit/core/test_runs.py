@@ -1,4 +1,4 @@
-"""Runs of workflows: found by their handles, and resumed once, whatever the service offers."""
+"""Runs of workflows: described by their handles, and resumed once, with and without RedriveExecution."""
 
 import json
 from collections.abc import Callable
@@ -28,10 +28,10 @@ def names(service: FakeStepFunctions) -> list[str]:
 # --- finding ---
 
 
-def test_a_run_is_what_its_execution_is(service: FakeStepFunctions) -> None:
+def test_a_run_has_the_data_of_its_execution(service: FakeStepFunctions) -> None:
     arn = service.add("etl", "a", "SUCCEEDED", {"dataset_id": "d"}, output='{"rows": 1}')
-    found = find_run(stepfunctions(), arn)
-    assert found == Run(
+    run = find_run(stepfunctions(), arn)
+    assert run == Run(
         arn=arn,
         status="SUCCEEDED",
         started=NOON,
@@ -42,13 +42,13 @@ def test_a_run_is_what_its_execution_is(service: FakeStepFunctions) -> None:
         cause="",
         workflow="etl",
     )
-    assert (found.name, found.run_id, found.is_running) == ("a", "a", False)
+    assert (run.name, run.run_id, run.is_running) == ("a", "a", False)
 
 
 def test_a_failed_run_has_the_cause_without_a_stack_trace(service: FakeStepFunctions) -> None:
     cause = json.dumps({"errorMessage": "no file", "errorType": "LoadError", "stackTrace": ["File"]})
-    found = find_run(stepfunctions(), service.add("etl", "a", "FAILED", error="LoadError", cause=cause))
-    assert (found.output, found.error, found.cause) == (None, "LoadError", "no file")
+    run = find_run(stepfunctions(), service.add("etl", "a", "FAILED", error="LoadError", cause=cause))
+    assert (run.output, run.error, run.cause) == (None, "LoadError", "no file")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_run_id_is_the_input_s_or_the_execution_s_name(
         execution_arn("etl", "a:more"),
     ],
 )
-def test_what_is_no_run_of_a_workflow_is_not_asked_for(
+def test_a_handle_that_names_no_run_of_a_workflow_is_refused_without_a_call(
     aws: FakeAws, service: FakeStepFunctions, find: Callable[..., Run], handle: str
 ) -> None:
     with pytest.raises(RunError, match=r"is not a run of a workflow.*etl, fan_out, ingest, pipeline"):
@@ -98,16 +98,14 @@ def test_what_is_no_run_of_a_workflow_is_not_asked_for(
         ("AccessDeniedException", "not a run of this stack"),
     ],
 )
-def test_a_run_that_is_not_there_is_named(
-    aws: FakeAws, service: FakeStepFunctions, code: str, message: str
-) -> None:
+def test_an_unknown_run_is_named(aws: FakeAws, service: FakeStepFunctions, code: str, message: str) -> None:
     aws.faults.fail("describe_execution", code)
     with pytest.raises(RunError, match=message) as raised:
         find_run(stepfunctions(), service.add("etl", "a", "FAILED"))
     assert execution_arn("etl", "a") in str(raised.value)
 
 
-def test_a_throttle_is_for_the_machine_to_retry(aws: FakeAws, service: FakeStepFunctions) -> None:
+def test_a_throttle_is_a_transient_error(aws: FakeAws, service: FakeStepFunctions) -> None:
     for operation in ("describe_execution", "redrive_execution", "start_execution"):
         aws.faults.fail(operation, "ThrottlingException")
         with pytest.raises(TransientError):
@@ -126,7 +124,7 @@ def test_other_errors_are_not_hidden(aws: FakeAws, service: FakeStepFunctions) -
 
 
 @pytest.mark.parametrize("status", ["FAILED", "TIMED_OUT", "ABORTED"])
-def test_where_it_is_offered_the_run_itself_goes_on(
+def test_where_the_service_redrives_the_run_itself_continues(
     aws: FakeAws, service: FakeStepFunctions, status: str
 ) -> None:
     service.redrives = True
@@ -137,7 +135,7 @@ def test_where_it_is_offered_the_run_itself_goes_on(
 
 @pytest.mark.parametrize("status", ["FAILED", "TIMED_OUT", "ABORTED"])
 @pytest.mark.parametrize("code", ["ExecutionNotRedrivable", "UnknownOperationException", "InvalidAction"])
-def test_else_a_run_with_its_run_id_starts(
+def test_otherwise_a_run_with_the_same_run_id_starts(
     aws: FakeAws, service: FakeStepFunctions, status: str, code: str
 ) -> None:
     service.redrives = True
@@ -162,7 +160,7 @@ def test_a_machine_that_cleans_up_after_a_failure_is_never_redriven(
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "PENDING_REDRIVE"])
-def test_a_run_that_goes_on_is_left_alone(aws: FakeAws, service: FakeStepFunctions, status: str) -> None:
+def test_a_running_run_is_left_alone(aws: FakeAws, service: FakeStepFunctions, status: str) -> None:
     assert resume_run(stepfunctions(), service.add("etl", "a", status)).arn == execution_arn("etl", "a")
     assert aws.faults.operations() == ["describe_execution"]
 
@@ -173,7 +171,7 @@ def test_a_run_that_succeeded_is_not_resumed(service: FakeStepFunctions) -> None
 
 
 @pytest.mark.parametrize("ended", [{"status": "RUNNING"}, {"status": "SUCCEEDED", "output": "1"}])
-def test_resumed_twice_the_first_resumption_is_found(
+def test_resumed_twice_the_first_resumption_is_returned(
     service: FakeStepFunctions, ended: dict[str, Any]
 ) -> None:
     failed = service.add("etl", "a", "FAILED")
@@ -202,9 +200,7 @@ def test_a_resumption_that_fails_at_once_is_not_repeated(service: FakeStepFuncti
     assert names(service) == ["a", "a-r1"]
 
 
-def test_resumed_twice_at_once_by_redrives_no_other_run_starts(
-    aws: FakeAws, service: FakeStepFunctions
-) -> None:
+def test_two_concurrent_redrives_start_no_other_run(aws: FakeAws, service: FakeStepFunctions) -> None:
     service.redrives = True
     failed = service.add("etl", "a", "FAILED")
     aws.faults.meanwhile("redrive_execution", lambda: service.redrive_execution(executionArn=failed))
@@ -212,7 +208,7 @@ def test_resumed_twice_at_once_by_redrives_no_other_run_starts(
     assert names(service) == ["a"]
 
 
-def test_names_stay_legal_and_resumptions_of_long_ones_apart(service: FakeStepFunctions) -> None:
+def test_names_are_valid_and_resumptions_of_long_names_are_distinct(service: FakeStepFunctions) -> None:
     first, second = (service.add("etl", "x" * 78 + end, "FAILED") for end in ("-1", "-2"))
     resumed = [resume_run(stepfunctions(), failed) for failed in (first, second)]
     assert [len(run.name) for run in resumed] == [80, 80]
@@ -222,5 +218,5 @@ def test_names_stay_legal_and_resumptions_of_long_ones_apart(service: FakeStepFu
 
 
 def test_an_input_without_a_place_for_the_run_id_is_refused(service: FakeStepFunctions) -> None:
-    with pytest.raises(RunError, match="the input of a is no JSON object"):
+    with pytest.raises(RunError, match="the input of a is not a JSON object"):
         resume_run(stepfunctions(), service.add("etl", "a", "FAILED", [1]))

@@ -1,7 +1,7 @@
-"""Documents that version 0.1 stored are read by today's code, and by its rules those of a later version.
+"""Documents that version 0.1 stored are read by the current code, and so are those of a later version.
 
-A later version may add fields: to items, messages, records and inputs, whose readers ignore what they do not
-know. It changes no field that is there.
+A later version may add fields: to items, messages, records and inputs, whose readers ignore fields that they
+do not know. It changes no existing field.
 """
 
 import gzip
@@ -28,7 +28,7 @@ from tests.unit.core.stored_0_1 import Item
 from tests.unit.fake_aws import CONTEXT, FakeAws
 from tests.unit.fake_aws.invocations import redelivered, sqs_event
 
-# When the leases end that version 0.1 stored.
+# The end of the leases that version 0.1 stored.
 LEASE_END = 1763812800
 
 # What a later version might add.
@@ -38,14 +38,14 @@ is_later = pytest.mark.parametrize("later", [False, True], ids=["as 0.1 wrote it
 
 
 def store(aws: FakeAws, *items: Item, later: bool = False) -> None:
-    """Puts items into the table, as they are or with fields that a later version added."""
+    """Puts items into the table, unchanged or with fields that a later version added."""
     for item in items:
         key = item["pk"]["S"], item["sk"]["S"]
         aws.dynamodb.items[key] = {**item, **LATER} if later else item
 
 
 def read(text: str, *, later: bool = False) -> Any:
-    """A document of JSON, as it is or with a field that a later version added."""
+    """A document of JSON, unchanged or with a field that a later version added."""
     document = parse_json(text)
     return {**document, "later": [1]} if later else document
 
@@ -74,15 +74,15 @@ STATES = {
 def test_the_state_of_a_task(aws: FakeAws, number: int, status: str, later: bool) -> None:
     store(aws, stored_0_1.TASKS[status], later=later)
 
-    found = tasks.load_state(Task("r", number, "e/0", "hostname"))
+    state = tasks.load_state(Task("r", number, "e/0", "hostname"))
 
-    assert found == STATES[status] == tasks.load_states("r", 0)[number]
-    assert found
-    assert [type(found.lease_until), type(found.deaths)] == [int, int]
+    assert state == STATES[status] == tasks.load_states("r", 0)[number]
+    assert state
+    assert [type(state.lease_until), type(state.deaths)] == [int, int]
 
 
 @is_later
-def test_tasks_go_on_from_what_is_stored(aws: FakeAws, later: bool) -> None:
+def test_tasks_continue_from_their_stored_states(aws: FakeAws, later: bool) -> None:
     store(aws, *stored_0_1.TASKS.values(), later=later)
     aws.clock.now = LEASE_END - 30.0
     running, waiting, done, failed = (Task("r", number, "e/0", "hostname") for number in range(4))
@@ -120,7 +120,7 @@ def test_the_message_of_a_task(aws: FakeAws, later: bool) -> None:
 
 
 def content(lock: Item) -> Content:
-    """The content that a lock is of."""
+    """The content that a lock is for."""
     bucket, _, key = lock["pk"]["S"].removeprefix("object#").partition("/")
     etag, _, version_id = lock["sk"]["S"].removeprefix("content#").partition(".")
     return Content(bucket, key, etag, version_id or None)
@@ -131,11 +131,11 @@ def test_a_lock_that_is_held(aws: FakeAws, later: bool) -> None:
     store(aws, stored_0_1.LOCK_HELD, later=later)
     held = content(stored_0_1.LOCK_HELD)
 
-    found = acquire(held, "other", "other", clock=lambda: LEASE_END)
+    lock = acquire(held, "other", "other", clock=lambda: LEASE_END)
 
-    assert found == Lock("5a1c9e02-run", "5a1c9e02-run", LEASE_END, None)
-    assert type(found.lease_until) is int
-    assert found.lease_end == "2025-11-22T12:00:00+00:00"
+    assert lock == Lock("5a1c9e02-run", "5a1c9e02-run", LEASE_END, None)
+    assert type(lock.lease_until) is int
+    assert lock.lease_end == "2025-11-22T12:00:00+00:00"
     renew(held, "5a1c9e02-run", clock=lambda: LEASE_END)
     renewed = acquire(held, "other", "other", clock=lambda: LEASE_END + 1)
     assert renewed.lease_until == LEASE_END + LEASE_SECONDS
@@ -147,21 +147,21 @@ def test_a_lock_that_is_held(aws: FakeAws, later: bool) -> None:
 def test_a_lock_that_is_held_is_taken_over_once_its_lease_has_ended(aws: FakeAws, later: bool) -> None:
     store(aws, stored_0_1.LOCK_HELD, later=later)
 
-    found = acquire(content(stored_0_1.LOCK_HELD), "other", "other", clock=lambda: LEASE_END + 1)
+    lock = acquire(content(stored_0_1.LOCK_HELD), "other", "other", clock=lambda: LEASE_END + 1)
 
-    assert found.owner == "other"
+    assert lock.owner == "other"
 
 
 @is_later
 def test_a_lock_that_is_done(aws: FakeAws, later: bool) -> None:
     store(aws, stored_0_1.LOCK_DONE, later=later)
 
-    found = acquire(content(stored_0_1.LOCK_DONE), "other", "7b2d0f13-run")
+    lock = acquire(content(stored_0_1.LOCK_DONE), "other", "7b2d0f13-run")
 
-    assert found.owner == "7b2d0f13-run"
-    assert found.result == json.loads(stored_0_1.LOCK_DONE["result"]["S"])
-    assert found.result
-    assert found.result["key"] == "ingest/echo/日本.csv"
+    assert lock.owner == "7b2d0f13-run"
+    assert lock.result == json.loads(stored_0_1.LOCK_DONE["result"]["S"])
+    assert lock.result
+    assert lock.result["key"] == "ingest/echo/日本.csv"
 
 
 # --- etl ---
@@ -180,10 +180,10 @@ def extracted(aws: FakeAws) -> None:
 def test_a_checkpoint(aws: FakeAws, later: bool) -> None:
     store(aws, stored_0_1.EXTRACT_RECORD, later=later)
 
-    finished, found = load_checkpoint("r", "extract")
+    finished, extracted = load_checkpoint("r", "extract")
 
     assert finished
-    assert found == json.loads(stored_0_1.EXTRACT_BODY)
+    assert extracted == json.loads(stored_0_1.EXTRACT_BODY)
 
 
 @pytest.mark.usefixtures("extracted")

@@ -1,4 +1,4 @@
-"""Conditional writes to the table, and what is found where the condition does not hold."""
+"""Conditional writes to the table, and what they return where the condition does not hold."""
 
 import time
 from typing import Any
@@ -18,17 +18,17 @@ IS_NEW = "attribute_not_exists(pk)"
 pytestmark = pytest.mark.usefixtures("aws")
 
 
-def test_an_item_comes_back_as_it_was_put() -> None:
+def test_an_item_is_returned_as_it_was_put() -> None:
     values = {"text": "日本", "empty": "", "number": 12, "large": 10**20, "flag": True, "none": None}
 
     assert put_if(IS_NEW, {**KEY, **values, "expires_at": 7}) is None
 
-    found = get_item(KEY)
-    assert found == {**KEY, **values, "expires_at": 7}
-    assert {name: type(found[name]) for name in values} == {name: type(values[name]) for name in values}
+    item = get_item(KEY)
+    assert item == {**KEY, **values, "expires_at": 7}
+    assert {name: type(item[name]) for name in values} == {name: type(values[name]) for name in values}
 
 
-def test_an_item_that_is_not_there_is_none() -> None:
+def test_an_item_that_does_not_exist_is_none() -> None:
     assert get_item(KEY) is None
 
 
@@ -37,18 +37,18 @@ def test_an_item_is_kept_longer_than_step_functions_keeps_names() -> None:
 
     put_if(IS_NEW, KEY)
 
-    found = get_item(KEY)
-    assert found
-    assert 90 * 24 * 3600 < KEEP_SECONDS <= found["expires_at"] - before <= KEEP_SECONDS + 60
+    item = get_item(KEY)
+    assert item
+    assert 90 * 24 * 3600 < KEEP_SECONDS <= item["expires_at"] - before <= KEEP_SECONDS + 60
 
 
-def test_where_the_condition_does_not_hold_the_item_stays_and_is_returned() -> None:
+def test_where_the_condition_does_not_hold_the_item_is_unchanged_and_returned() -> None:
     put_if(IS_NEW, {**KEY, "owner": "a", "count": 1, "expires_at": 7})
 
-    found = put_if(IS_NEW, {**KEY, "owner": "b"})
+    item = put_if(IS_NEW, {**KEY, "owner": "b"})
 
-    assert found == get_item(KEY) == {**KEY, "owner": "a", "count": 1, "expires_at": 7}
-    assert type(found["count"]) is int
+    assert item == get_item(KEY) == {**KEY, "owner": "a", "count": 1, "expires_at": 7}
+    assert type(item["count"]) is int
 
 
 def test_where_there_is_no_item_to_return_it_is_empty() -> None:
@@ -82,7 +82,7 @@ def test_an_update_or_a_delete_that_is_not_allowed_changes_nothing() -> None:
     assert get_item(KEY) == there
 
 
-def test_what_is_deleted_is_gone() -> None:
+def test_a_deleted_item_does_not_exist() -> None:
     put_if(IS_NEW, {**KEY, "owner": "a"})
 
     assert delete_if("#owner = :owner", KEY, {":owner": "a"}) is None
@@ -129,13 +129,13 @@ def test_a_condition_is_evaluated(condition: str, values: dict[str, Any] | None,
         ("a = :a ; a = :a", {":a": "1"}),
     ],
 )
-def test_a_condition_that_is_none_is_an_error(condition: str, values: dict[str, Any]) -> None:
+def test_an_invalid_condition_is_an_error(condition: str, values: dict[str, Any]) -> None:
     with pytest.raises(ClientError, match="ValidationException"):
         put_if(condition, KEY, values)
 
 
 @pytest.mark.parametrize("count", [0, 1, PAGE_ITEMS, PAGE_ITEMS + 1, 3 * PAGE_ITEMS - 1])
-def test_all_items_of_a_partition_come_in_order(aws: FakeAws, count: int) -> None:
+def test_all_items_of_a_partition_are_returned_in_order(aws: FakeAws, count: int) -> None:
     for number in reversed(range(count)):
         put_if(IS_NEW, {"pk": "task#r#0", "sk": f"{number:06}", "number": number})
     for other in ("task#r#1", "task#r", "task#"):
@@ -146,7 +146,7 @@ def test_all_items_of_a_partition_come_in_order(aws: FakeAws, count: int) -> Non
     assert len(aws.faults.calls) == count // PAGE_ITEMS + 1
 
 
-def test_a_write_whose_answer_was_lost_is_found(aws: FakeAws) -> None:
+def test_a_retried_write_returns_the_item_of_its_first_attempt(aws: FakeAws) -> None:
     aws.faults.lose_answer("put_item")
 
     assert put_if(IS_NEW, {**KEY, "owner": "a", "expires_at": 7}) == {**KEY, "owner": "a", "expires_at": 7}
@@ -170,7 +170,7 @@ def test_other_errors_are_raised(aws: FakeAws, operation: str, code: str) -> Non
         WRITES[operation]()
 
 
-def test_a_table_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TABLE", "other")
     settings.cache_clear()
 

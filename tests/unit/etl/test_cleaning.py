@@ -1,4 +1,4 @@
-"""Datasets: what is a row, what is rejected, and that no line is lost, doubled or moved on the way."""
+"""Datasets: what is a row, what is rejected, and that no line is lost, repeated or moved."""
 
 import csv
 import io
@@ -95,7 +95,7 @@ def test_csv_names_are_trimmed_and_values_are_left_as_text_with_the_line_they_be
     ]
 
 
-def test_csv_that_is_none_is_rejected_where_it_stands_and_the_rest_is_read() -> None:
+def test_invalid_csv_is_rejected_with_its_line_and_the_rest_is_read() -> None:
     records = read("d.csv", b'a,b\n1,2\n1,2,3\n"x"y,2\n\xff,2\n3,4\n"never closed,5\n6,7\n')
 
     assert rows(records) == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
@@ -107,7 +107,7 @@ def test_csv_that_is_none_is_rejected_where_it_stands_and_the_rest_is_read() -> 
     ]
 
 
-def test_a_field_without_end_takes_no_more_than_the_limit_with_it() -> None:
+def test_an_unclosed_quote_rejects_no_more_than_the_limit() -> None:
     long = "x" * 100 + "\n"
     records = read("d.csv", 'a\n"open\n' + long * (MAX_FIELD_CHARS // 100) + "good\n")
 
@@ -120,8 +120,8 @@ def test_a_field_without_end_takes_no_more_than_the_limit_with_it() -> None:
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        ("a,,b", "line 1: column 2 has no name; mend the header"),
-        ("a,b, a ", "line 1: column 3 is named 'a' like an earlier one; mend the header"),
+        ("a,,b", "line 1: column 2 has no name; fix the header"),
+        ("a,b, a ", "line 1: column 3 is named 'a' like an earlier one; fix the header"),
         ('a,"b"c', "line 1: the header is not CSV: ',' expected after '\"'"),
     ],
 )
@@ -132,12 +132,12 @@ def test_a_header_that_names_no_columns_fails_the_dataset(header: str, problem: 
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "a,b\n", "\ufeff"])
-def test_no_rows_are_no_rows(text: str) -> None:
+def test_a_file_without_rows_has_no_records(text: str) -> None:
     assert read("d.csv", text) == []
 
 
 @given(st.binary(max_size=200))
-def test_whatever_bytes_there_are_each_line_is_in_one_record_or_the_dataset_fails(body: bytes) -> None:
+def test_for_any_bytes_each_line_is_in_one_record_or_the_dataset_fails(body: bytes) -> None:
     try:
         records = read("d.csv", b"a,b\n" + body)
     except DatasetError:
@@ -165,13 +165,13 @@ def test_any_objects_written_as_json_lines_are_read_with_all_their_digits(
 def test_each_line_of_json_lines_that_is_not_blank_is_one_record(body: bytes) -> None:
     filled = [line for line in body.split(b"\n") if line.strip(b" \t\r")]
 
-    # A byte order mark in front is no content, and a line of it alone is blank.
+    # A byte order mark at the start is not content: a line with nothing else is blank.
     records = read("d.jsonl", b"\n" + body)
 
     assert len(records) == len(filled)
 
 
-def test_json_lines_that_are_no_objects_are_rejected_with_their_text() -> None:
+def test_json_lines_that_are_not_objects_are_rejected_with_their_text() -> None:
     deep = "[" * MAX_DEPTH + "]" * MAX_DEPTH
     lines = [
         b'{"a": 1.10}\r',
@@ -223,11 +223,11 @@ def test_cleaning_is_all_or_nothing_and_cleaning_again_changes_nothing(values: d
     [
         ({" a": 1, "a ": 2}, "two columns are named 'a'"),
         ({"": 1}, "a column has no name"),
-        ({"a": "  ", "b": None}, "nothing in any column"),
-        ({}, "nothing in any column"),
+        ({"a": "  ", "b": None}, "all columns are empty"),
+        ({}, "all columns are empty"),
     ],
 )
-def test_what_is_no_row_says_why(values: dict[str, Any], reason: str) -> None:
+def test_a_row_that_cannot_be_loaded_has_a_reason(values: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         clean(values)
 
@@ -241,7 +241,7 @@ def test_what_is_no_row_says_why(values: dict[str, Any], reason: str) -> None:
         (None, "day=null"),
     ],
 )
-def test_rows_are_kept_apart_by_day(value: str | None, folder: str) -> None:
+def test_rows_are_partitioned_by_day(value: str | None, folder: str) -> None:
     assert partition_of({"day": value}, "day") == folder
     assert partition_of({"day": value}, None) == ""
 
@@ -249,7 +249,7 @@ def test_rows_are_kept_apart_by_day(value: str | None, folder: str) -> None:
 @pytest.mark.parametrize(
     "value", ["22.11.2026", "2026-11-223", "2026-02-30", 20261122, "2026-1-1", "../../x"]
 )
-def test_a_day_that_is_none_is_no_folder(value: Any) -> None:
+def test_an_invalid_date_is_rejected(value: Any) -> None:
     with pytest.raises(ValueError, match="day"):
         partition_of({"day": value}, "day")
 
@@ -294,15 +294,17 @@ def test_each_record_becomes_one_row_or_one_reject_in_order(
 
 
 @given(RECORDS, st.sampled_from([None, "day"]))
-def test_of_rows_with_one_key_the_first_good_one_is_kept(records: list[Record], column: str | None) -> None:
+def test_of_rows_with_the_same_key_the_first_valid_one_is_kept(
+    records: list[Record], column: str | None
+) -> None:
     kept = list(reject_repeated_keys(records, ["id"], column))
 
     assert [(record.source, record.line) for record in kept] == [(r.source, r.line) for r in records]
     good, _ = transform(kept, column)
     before, _ = transform(records, column)
     wanted = {json.loads(line)["id"] for lines in before.values() for line in lines} - {None}
-    found = [json.loads(line)["id"] for lines in good.values() for line in lines]
-    assert sorted(found) == sorted(wanted)
+    loaded = [json.loads(line)["id"] for lines in good.values() for line in lines]
+    assert sorted(loaded) == sorted(wanted)
 
 
 def test_rejects_of_repeated_keys_say_which_columns() -> None:
@@ -315,7 +317,7 @@ def test_rejects_of_repeated_keys_say_which_columns() -> None:
 
     assert result[0] == same
     assert [(r.line, r.reason) for r in result if isinstance(r, Reject)] == [
-        (3, "the key (a, b) came before"),
+        (3, "the key (a, b) is repeated"),
         (4, "the key column b is empty"),
     ]
 

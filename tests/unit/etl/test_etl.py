@@ -1,4 +1,4 @@
-"""The steps of etl, run one after another as the machine does: what they load, and what a crash repeats."""
+"""The steps of etl, run one after another as the machine does: what they load and repeat after a crash."""
 
 import gzip
 import hashlib
@@ -41,7 +41,7 @@ def sales(aws: FakeAws) -> None:
 
 
 def arrive(aws: FakeAws, objects: dict[str, bytes]) -> None:
-    """Objects that others put there."""
+    """Puts objects of a dataset."""
     for key, body in objects.items():
         aws.s3.put(key, body)
 
@@ -88,7 +88,7 @@ def lines(aws: FakeAws, prefix: str) -> list[Any]:
     ]
 
 
-def test_a_dataset_is_loaded_by_day_with_its_rejects_beside_it(aws: FakeAws) -> None:
+def test_a_dataset_is_loaded_by_day_with_its_rejects(aws: FakeAws) -> None:
     output = run()
 
     assert (output["rows"], output["rejected"]) == (5, 3)
@@ -172,10 +172,10 @@ def test_what_is_loaded_is_what_cleaning_each_row_gives(
     assert output["rejected"] == len(table) - len(expected) == len(lines(aws, output["prefix"] + "rejects/"))
 
 
-# --- again, and after a crash ---
+# --- repeated, and after a crash ---
 
 
-def test_the_same_run_again_computes_nothing_and_answers_the_same(aws: FakeAws) -> None:
+def test_a_repeated_run_computes_nothing_and_has_the_same_output(aws: FakeAws) -> None:
     first = run()
     aws.faults.calls.clear()
 
@@ -212,12 +212,12 @@ def test_a_process_that_dies_at_any_call_is_resumed_there(aws: FakeAws) -> None:
         done = steps(aws)
         aws.faults.calls.clear()
         if "extract" in done:
-            # What is extracted is the run's: the source may be gone or changed by then.
+            # The run has its own copy: the source may be deleted or changed by then.
             arrive(aws, dict.fromkeys(SALES, b"changed"))
 
         assert run(document) == output
         assert aws.s3.under("loads/") == wanted
-        # Nothing that had finished was computed again: computing ends with a write of the checkpoint.
+        # No finished step was computed again: a step ends with a write of its checkpoint.
         assert not {key.split("/")[2] for key in written(aws, "runs/")} & done
     assert deaths == 2 * calls
 
@@ -227,7 +227,7 @@ def test_two_workers_at_one_step_agree_on_what_the_first_one_recorded(aws: FakeA
     arrive(aws, {"datasets/sales/a.csv": CSV + b"007,2026-11-03,7\n"})
     output = run()
 
-    # The late worker's record is refused, and what it stored stands under other keys.
+    # The late worker's record is refused, and what it stored is under other keys.
     assert checkpoints.save_checkpoint("r", "extract", late) != late
     assert output["rows"] == 6
     assert run() == output
@@ -267,7 +267,7 @@ def test_a_run_id_belongs_to_one_input(aws: FakeAws) -> None:
         run({**INPUT, "batch_size": 3})
 
 
-def test_a_run_id_that_is_none_says_so(aws: FakeAws) -> None:
+def test_an_invalid_run_id_is_refused(aws: FakeAws) -> None:
     with pytest.raises(CheckpointError, match="this one is 'a b'"):
         run(run_id="a b")
 
@@ -301,7 +301,7 @@ def test_an_execution_of_version_0_1_waits_for_its_dataset(aws: FakeAws) -> None
         extract.handler({"run_id": "r", "input": document, "looks": 12}, CONTEXT)
 
 
-def test_a_dataset_that_comes_late_is_taken(aws: FakeAws) -> None:
+def test_a_dataset_that_arrives_late_is_extracted(aws: FakeAws) -> None:
     assert not attempt(3, 60)["arrived"]
     arrive(aws, {"datasets/later/a.jsonl": b'{"a":1}'})
     assert attempt(4, 60)["arrived"]
@@ -331,7 +331,7 @@ def test_gzip_that_is_broken_fails_the_run_and_names_the_object(aws: FakeAws, bo
     assert steps(aws) == set()
 
 
-def test_more_batches_than_a_history_holds_ask_for_larger_ones(
+def test_more_batches_than_fit_a_history_are_refused_with_the_remedy(
     aws: FakeAws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extract, "MAX_BATCHES", 3)
@@ -340,7 +340,7 @@ def test_more_batches_than_a_history_holds_ask_for_larger_ones(
     assert run({**INPUT, "batch_size": 3})["rows"] == 5
 
 
-# --- what AWS does ---
+# --- errors of AWS ---
 
 
 @pytest.mark.parametrize("operation", ["list_objects_v2", "get_object", "put_object"])
@@ -381,7 +381,7 @@ def test_a_load_waits_for_the_hour_that_was_computed_first(aws: FakeAws) -> None
 @pytest.mark.parametrize("answer", [None, {}, {"approved": False}, {"approved": "true"}, True, [1]])
 def test_only_approved_true_is_an_approval(aws: FakeAws, answer: Any) -> None:
     document = {**INPUT, "approval": True}
-    with pytest.raises(schedule.ApprovalRefused, match="started again with this run_id it asks again"):
+    with pytest.raises(schedule.ApprovalRefused, match="a new run with this run_id asks again"):
         run(document, approval=answer)
     assert aws.s3.under("loads/") == {}
 
@@ -414,7 +414,7 @@ def loaded_file(aws: FakeAws, kind: str = "data") -> str:
         (lambda text: text.rstrip(b"\n"), "its SHA-256 is not what was written"),
     ],
 )
-def test_a_loaded_file_that_is_not_what_was_transformed_is_found(
+def test_a_loaded_file_that_differs_from_what_was_transformed_is_reported(
     aws: FakeAws, kind: str, damage: Callable[[bytes], bytes], problem: str
 ) -> None:
     key = loaded_file(aws, kind)
@@ -424,7 +424,7 @@ def test_a_loaded_file_that_is_not_what_was_transformed_is_found(
     assert key in str(error.value)
 
 
-def test_a_loaded_file_that_is_gone_or_broken_is_found(aws: FakeAws) -> None:
+def test_a_loaded_file_that_is_missing_or_damaged_is_reported(aws: FakeAws) -> None:
     key = loaded_file(aws)
     body = aws.s3.objects.pop(key).body
     with pytest.raises(StoredFileError, match="is gone"):
@@ -436,7 +436,7 @@ def test_a_loaded_file_that_is_gone_or_broken_is_found(aws: FakeAws) -> None:
     assert check("data")["rows"] == 5
 
 
-def test_a_file_that_is_not_of_the_load_is_found(aws: FakeAws) -> None:
+def test_a_file_that_is_not_of_the_load_is_reported(aws: FakeAws) -> None:
     stray = f"{loaded_file(aws).partition('/data/')[0]}/data/copy.jsonl.gz"
     arrive(aws, {stray: b""})
     with pytest.raises(
@@ -447,7 +447,7 @@ def test_a_file_that_is_not_of_the_load_is_found(aws: FakeAws) -> None:
     assert check("data")["rows"] == 5
 
 
-def test_a_part_that_is_gone_before_the_load_names_itself(aws: FakeAws) -> None:
+def test_a_file_that_is_missing_before_the_load_is_named(aws: FakeAws) -> None:
     loaded_file(aws)
     aws.dynamodb.items.pop(("run#r", "step#load"))
     for key in [*aws.s3.under("runs/r/transform/"), *aws.s3.under("loads/")]:
@@ -456,13 +456,13 @@ def test_a_part_that_is_gone_before_the_load_names_itself(aws: FakeAws) -> None:
         load.handler({"run_id": "r"}, CONTEXT)
 
 
-def test_a_step_without_what_comes_before_it_says_so(aws: FakeAws) -> None:
+def test_a_step_without_the_checkpoint_before_it_says_so(aws: FakeAws) -> None:
     with pytest.raises(CheckpointError, match="step extract of run r has no checkpoint"):
         load.handler({"run_id": "r"}, CONTEXT)
 
 
 @pytest.mark.parametrize("key", ["a.csv", "a.jsonl"])
-def test_a_body_that_comes_in_pieces_is_read_whole_and_one_that_breaks_off_is_retried(
+def test_a_body_that_arrives_in_pieces_is_read_completely_and_an_incomplete_one_is_retried(
     aws: FakeAws, key: str
 ) -> None:
     arrive(aws, {key: CSV if key == "a.csv" else b'{"a":1}\n' * 6})

@@ -1,4 +1,4 @@
-"""The next off-peak hour, on days when clocks jump as well."""
+"""The next off-peak hour, also on days when clocks change."""
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, available_timezones
@@ -33,14 +33,14 @@ def utc(text: str) -> datetime:
         ("America/New_York", 1, "2026-11-01 04:00", "2026-11-01 05:00"),
         ("America/New_York", 1, "2026-11-01 06:30", "2026-11-01 06:30"),
         ("America/New_York", 3, "2026-11-01 04:00", "2026-11-01 08:00"),
-        # The day before each change, and half an hour's change.
+        # The day before each change, and a change of half an hour.
         ("Europe/Berlin", 5, "2026-03-28 05:00", "2026-03-29 03:00"),
         ("Australia/Lord_Howe", 2, "2026-10-03 12:00", "2026-10-03 15:30"),
         # A whole day that Samoa skipped.
         ("Pacific/Apia", 2, "2011-12-30 09:00", "2011-12-30 12:00"),
     ],
 )
-def test_the_hour_begins_when_clocks_say_so(zone: str, hour: int, now: str, expected: str) -> None:
+def test_the_hour_begins_when_clocks_show_it(zone: str, hour: int, now: str, expected: str) -> None:
     assert next_off_peak(utc(now), hour, ZoneInfo(zone)) == utc(expected)
 
 
@@ -51,7 +51,7 @@ def test_the_hour_begins_when_clocks_say_so(zone: str, hour: int, now: str, expe
         lambda moment: moment.replace(second=0, microsecond=0)
     ),
 )
-def test_no_clock_shows_the_hour_any_earlier(name: str, hour: int, moment: datetime) -> None:
+def test_no_earlier_moment_shows_the_hour(name: str, hour: int, moment: datetime) -> None:
     now, zone = moment.replace(tzinfo=UTC), ZoneInfo(name)
 
     start = next_off_peak(now, hour, zone)

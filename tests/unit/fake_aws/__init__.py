@@ -1,7 +1,7 @@
-"""AWS in memory, for tests of the Lambdas: patched in at `boto3.client`, by the fixture `aws`.
+"""AWS in memory, for tests of the Lambdas: the fixture `aws` puts it in place of `boto3.client`.
 
 Operations, parameters, pages and errors are checked against AWS's own models of the services, which botocore
-has. What a service does is in the module of its name, and only as far as the Lambdas use it.
+has. What a service does is in the module of its name, as far as the Lambdas use it.
 """
 
 from functools import partial

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 
 class FakeClock:
-    """In place of the module `time`: only sleeping moves it; what was planned with `at` happens meanwhile."""
+    """In place of the module `time`: only sleep() advances it, and runs what was planned with `at`."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -1,4 +1,4 @@
-"""Amazon Comprehend in memory, which knows how the texts of a test feel."""
+"""Amazon Comprehend in memory, with the scores that a test gives its texts."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class FakeComprehend:
         self.errors: dict[str, str] = {}
 
     def batch_detect_sentiment(self, *, LanguageCode: str, TextList: list[str]) -> dict[str, Any]:
-        """Answers last things first: it is the index that says which text is meant."""
+        """Answers in reverse order: only the index says which text is meant."""
         if len(TextList) > MAX_TEXTS:
             raise AwsError("BatchSizeLimitExceededException", f"at most {MAX_TEXTS} documents")
         results, errors = [], []

@@ -57,7 +57,7 @@ class FakeDynamoDB:
         ConsistentRead: bool,
         ExclusiveStartKey: Item | None = None,
     ) -> dict[str, Any]:
-        """In pages of PAGE_ITEMS. As on AWS, a full page is not known to be the last."""
+        """In pages of PAGE_ITEMS. As on AWS, a full page may be the last."""
         _check_table(TableName)
         assert ConsistentRead, "nothing here may read what is no longer true"
         substitutions = Substitutions(None, ExpressionAttributeValues)

@@ -16,7 +16,7 @@ Attribute = dict[str, Any]
 Item = dict[str, Attribute]
 Condition = Callable[[Item], bool]
 
-# Of the words that DynamoDB reserves, those that the table's attributes are named by.
+# The reserved words of DynamoDB that are names of the table's attributes.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ReservedWords.html
 RESERVED = {"ERROR", "OWNER", "RESULT", "STATE", "STATUS"}
 
@@ -41,7 +41,7 @@ class Substitutions:
         return self._given[token]
 
     def check_used(self) -> None:
-        """Raises where something was given that no expression has."""
+        """Raises where a name or a value was given that no expression uses."""
         if self._unused:
             raise invalid(f"Value provided in expression attributes unused in expressions: {self._unused}")
 
@@ -61,7 +61,7 @@ class Expression:
             position = token.end()
 
     def condition(self) -> Condition:
-        """A condition, whole."""
+        """Parses and evaluates a whole condition."""
         condition = self._or()
         self._expect_end()
         return condition
@@ -136,14 +136,14 @@ class Expression:
         return self._tokens.pop(0)
 
     def _skip(self, token: str) -> bool:
-        found = bool(self._tokens) and self._tokens[0] == token
-        if found:
+        is_next = bool(self._tokens) and self._tokens[0] == token
+        if is_next:
             self._tokens.pop(0)
-        return found
+        return is_next
 
     def _expect(self, token: str) -> None:
-        if (found := self._next()) != token:
-            raise invalid(f"Invalid expression: Syntax error; token: {found!r}, expected {token!r}")
+        if (actual := self._next()) != token:
+            raise invalid(f"Invalid expression: Syntax error; token: {actual!r}, expected {token!r}")
 
     def _expect_end(self) -> None:
         if self._tokens:
@@ -151,7 +151,7 @@ class Expression:
 
 
 def invalid(message: str) -> AwsError:
-    """What DynamoDB answers to a request that is none."""
+    """What DynamoDB answers to an invalid request."""
     return AwsError("ValidationException", message)
 
 

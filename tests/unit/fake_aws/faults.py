@@ -1,4 +1,4 @@
-"""What goes wrong at a call to AWS: errors, lost answers, and the end of the process that calls."""
+"""Faults at calls to AWS: errors, lost responses, and the end of the process that calls."""
 
 import itertools
 import threading
@@ -14,14 +14,14 @@ Moment = Literal["before", "after"]
 MOMENTS: tuple[Moment, ...] = ("before", "after")
 
 Action = Callable[[], Any]
-# What a call does instead of its action, which it gets.
+# What a call does instead of its action, which is passed to it.
 Plan = Callable[[Action], Any]
 
 
 class AwsError(Exception):
     """What a fake service answers instead of a result; its client raises it as botocore does.
 
-    `members`: what the response has beside the code and the message.
+    `members`: what the response has besides the code and the message.
     """
 
     def __init__(self, code: str, message: str = "from the fake", **members: Any) -> None:
@@ -30,7 +30,7 @@ class AwsError(Exception):
         self.members = members
 
     def response(self) -> Any:
-        """As a ClientError has it."""
+        """The response in a ClientError."""
         return {"Error": {"Code": self.code, "Message": str(self)}, **self.members}
 
 
@@ -50,7 +50,7 @@ class Death:
     """The end of the process at one of its calls to AWS, before or after that is carried out.
 
     For a `with` block, which ends with the process. `call`: its number, from 1 where the block begins.
-    `happened`: whether the process came to that call. Its other threads get no further either.
+    `happened`: whether the process made that call. Its other threads make no further calls either.
     """
 
     def __init__(self, faults: "Faults", call: int, moment: Moment) -> None:
@@ -86,9 +86,9 @@ class Death:
 
 
 class Faults:
-    """All calls so far, and what is planned for the next ones, by operation.
+    """All calls so far, and the faults planned for the next ones, by operation.
 
-    Each plan is for one call; several for one operation are for calls that follow each other.
+    Each plan is for one call; several for one operation are for consecutive calls.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Faults:
     def lose_answer(self, operation: str, error: Exception | None = None) -> None:
         """The next call is carried out, but its answer is lost.
 
-        The SDK sends it again, and the second answer arrives; or it gives up with this error of the network.
+        The SDK retries it, and the second answer arrives; or it fails with this error of the network.
         """
 
         def plan(action: Action) -> Any:
@@ -135,8 +135,8 @@ class Faults:
     def each_death(self) -> Iterator[Death]:
         """A death before the first call and one after it, then at the second call, up to the last.
 
-        Each is for a `with` block, in which the same is to be called. Ends after the first that did not
-        happen: the process came to its end before that call.
+        Each is for a `with` block that makes the same calls. Ends after the first death that did not happen,
+        because the block made fewer calls.
         """
         for call in itertools.count(1):
             for moment in MOMENTS:

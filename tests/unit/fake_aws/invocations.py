@@ -29,7 +29,7 @@ class FakeContext(LambdaContext):
         return int(self.seconds_left * 1000)
 
 
-# For all that does not ask how much time is left.
+# For handlers that do not ask how much time is left.
 CONTEXT = FakeContext()
 
 
@@ -97,7 +97,7 @@ def sqs_event(queue: str, *bodies: str, receive_count: int = 1) -> dict[str, Any
 
 
 def redelivered(event: Mapping[str, Any], answer: Mapping[str, Any]) -> list[str]:
-    """The bodies of the messages of an SQS event that a handler's answer asks for again."""
+    """The bodies of the messages of an SQS event that are to be delivered again, by a handler's answer."""
     failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
     return [record["body"] for record in event["Records"] if record["messageId"] in failed]
 

@@ -45,8 +45,8 @@ class StoredObject:
 class FakeS3:
     """One bucket without versions: what is written is read at once, and conditional writes are atomic.
 
-    `objects`: by key. `piece_bytes`: how many bytes a body gives at one time at most; `sent_bytes`: after how
-    many the connection breaks. None: all.
+    `objects`: by key. `piece_bytes`: the most that one read of a body returns; `sent_bytes`: after how many
+    the connection breaks. None: no limit.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class FakeS3:
         self._lock = threading.Lock()
 
     def put(self, key: str, body: bytes, **options: Any) -> None:
-        """What others put there: no call of the code under test."""
+        """Puts an object without a call of the code under test."""
         self.objects[key] = StoredObject(body, **options)
 
     def under(self, prefix: str) -> dict[str, bytes]:
@@ -96,7 +96,7 @@ class FakeS3:
         try:
             return self._find(Bucket, Key).head()
         except AwsError:
-            # Without a body there is no code, and botocore gives the status.
+            # HEAD has no body and so no code: botocore gives the status.
             raise AwsError("404", "Not Found") from None
 
     def copy_object(self, *, Bucket: str, Key: str, CopySource: str) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class FakeS3:
 
 
 class _Connection(io.BytesIO):
-    """A body as it comes over the network: a read may give less than was asked for."""
+    """A body as the network delivers it: a read may return less than was asked for."""
 
     def __init__(self, body: bytes, piece_bytes: int | None) -> None:
         super().__init__(body)

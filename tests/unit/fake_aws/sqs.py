@@ -1,4 +1,4 @@
-"""Amazon SQS in memory: what is sent, and what becomes invisible for how long."""
+"""Amazon SQS in memory: what is sent, and for how long messages become invisible."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The Lambdas of fan_out on AWS in memory: workers that die anywhere, doubled messages, lost answers."""
+"""The Lambdas of fan_out on AWS in memory: workers that die, repeated messages, lost responses."""
 
 import json
 from collections.abc import Callable
@@ -26,14 +26,14 @@ Service = Callable[[Json], Json]
 
 @dataclass
 class Workers:
-    """The workers of the queue. `service`: what every task's service does; `ran`: the documents it got."""
+    """The workers of the queue. `service`: what every service does; `ran`: the documents it got."""
 
     aws: FakeAws
     service: Service = lambda document: document
     ran: list[Json] = field(default_factory=list)
 
     def run_service(self, _name: str, document: Json) -> Json:
-        """In place of the services."""
+        """Replaces core.services.run_service."""
         self.ran.append(document)
         return self.service(document)
 
@@ -66,9 +66,9 @@ class Workers:
 
 def state(number: int = 0) -> TaskState:
     """The state of a task of the run `r`."""
-    found = tasks.load_state(task(number))
-    assert found
-    return found
+    stored = tasks.load_state(task(number))
+    assert stored
+    return stored
 
 
 def task(number: int = 0, round_: str = "e/0") -> Task:
@@ -82,7 +82,7 @@ def message(number: int = 0, *, round_: str = "e/0", token: str | None = None) -
 
 
 def lease(aws: FakeAws, seconds: int = 60) -> int:
-    """When a lease that begins now expires."""
+    """When a lease that starts now expires."""
     return int(aws.clock.now) + seconds
 
 
@@ -134,7 +134,7 @@ def test_a_second_delivery_sends_the_callback_without_running_the_service(worker
 
 
 @pytest.mark.parametrize("outcome", ["done", "failed"])
-def test_wherever_a_worker_dies_the_task_counts_once_and_is_answered(
+def test_wherever_a_worker_dies_the_task_has_one_result_and_is_answered(
     aws: FakeAws, workers: Workers, outcome: str
 ) -> None:
     if outcome == "failed":
@@ -191,13 +191,13 @@ def test_a_task_that_another_worker_owns_is_delivered_again_after_its_lease(
     assert (aws.sqs.hidden, workers.ran) == ({message(): 31}, [])
 
 
-def test_a_worker_whose_lease_expired_changes_nothing_and_sends_what_counts(
+def test_a_worker_whose_lease_expired_changes_nothing_and_sends_the_stored_outcome(
     aws: FakeAws, workers: Workers
 ) -> None:
     def slow(document: Json) -> Json:
         workers.service = lambda _: "in time"
         workers.wait()
-        # A second handler in one process would share Powertools' processor: so its inside.
+        # A second handler in one process would share Powertools' processor, so this calls its inner function.
         work.settle(task(), lease_until=lease(aws, WORKER_SECONDS), last=False)
         return "late"
 
@@ -253,7 +253,7 @@ def test_a_new_round_retries_what_failed_and_keeps_what_is_done(workers: Workers
     assert (state(0).result, state(1).result) == ('{"n":0}', '"better"')
 
 
-def test_a_task_at_which_workers_keep_dying_fails(workers: Workers) -> None:
+def test_a_task_on_which_workers_keep_dying_fails(workers: Workers) -> None:
     workers.service = raises(ProcessDied())
     for receive in range(1, MAX_DEATHS + 1):
         assert workers.deliver(message(), receive=receive) == [message()]
@@ -266,7 +266,7 @@ def test_a_task_at_which_workers_keep_dying_fails(workers: Workers) -> None:
     )
 
 
-def test_at_the_last_delivery_only_a_task_at_which_no_worker_died_is_run(workers: Workers) -> None:
+def test_at_the_last_delivery_only_a_task_on_which_no_worker_died_is_run(workers: Workers) -> None:
     workers.service = raises(ProcessDied())
     workers.deliver(message(0), message(1))
     workers.wait()
@@ -276,7 +276,7 @@ def test_at_the_last_delivery_only_a_task_at_which_no_worker_died_is_run(workers
     assert (state(0).error, state(1).status) == ("WorkerDied", "done")
 
 
-def test_tasks_at_which_a_worker_died_come_after_the_others(workers: Workers) -> None:
+def test_tasks_on_which_a_worker_died_run_after_the_others(workers: Workers) -> None:
     def service(document: Json) -> Json:
         if document["n"] in (0, 1):
             raise ProcessDied
@@ -290,13 +290,13 @@ def test_tasks_at_which_a_worker_died_come_after_the_others(workers: Workers) ->
 
     workers.deliver(*(message(number) for number in range(4)), receive=3)
 
-    # The one whose worker ended longest ago comes first, so that each has its turn.
+    # The one whose worker died first comes first, so that each is attempted.
     assert [document["n"] for document in workers.ran[2:]] == [2, 3, 0]
 
 
 @pytest.mark.parametrize("body", ["{oops", "[]", '{"run_id": "r"}', '{"token": "t", "unknown": 1}'])
 @pytest.mark.parametrize("receive", [1, 2])
-def test_what_is_no_task_fails_alone(workers: Workers, body: str, receive: int) -> None:
+def test_a_message_that_is_not_a_task_affects_no_other(workers: Workers, body: str, receive: int) -> None:
     assert workers.deliver(message(0), body, message(1), receive=receive) == [body]
     assert [state(number).status for number in (0, 1)] == ["done", "done"]
 
@@ -313,7 +313,7 @@ def test_a_result_that_does_not_fit_fails_its_task(workers: Workers, result: str
     assert cause in state().cause
 
 
-def test_a_cause_is_what_a_message_may_carry(workers: Workers) -> None:
+def test_a_cause_is_limited_to_what_a_message_may_contain(workers: Workers) -> None:
     workers.service = raises(ServiceError("bell \a, surrogate \ud800, \N{SNOWMAN}" + "." * 2000))
 
     assert workers.deliver(message()) == []
@@ -321,14 +321,14 @@ def test_a_cause_is_what_a_message_may_carry(workers: Workers) -> None:
     assert len(state().cause) == tasks.MAX_CAUSE_CHARS
 
 
-def test_a_worker_recognizes_its_own_write_whose_answer_was_lost(aws: FakeAws, workers: Workers) -> None:
+def test_a_worker_recognizes_its_own_write_whose_response_was_lost(aws: FakeAws, workers: Workers) -> None:
     aws.faults.lose_answer("put_item")
 
     assert workers.deliver(message()) == []
     assert state().status == "done"
 
 
-# What the machine gives up
+# What the machine fails
 
 
 def given_up(number: int, error: str = "States.Timeout", cause: str = "") -> None:
@@ -338,7 +338,7 @@ def given_up(number: int, error: str = "States.Timeout", cause: str = "") -> Non
     )
 
 
-def test_a_task_that_nobody_answered_fails_with_the_machine_s_reason() -> None:
+def test_a_task_that_no_worker_answered_fails_with_the_machine_s_error() -> None:
     given_up(0)
     given_up(1, "SQS.AmazonSQSException", "no such queue")
 
@@ -347,7 +347,7 @@ def test_a_task_that_nobody_answered_fails_with_the_machine_s_reason() -> None:
     assert (state(1).error, state(1).cause) == ("SQS.AmazonSQSException", "no such queue")
 
 
-def test_what_a_worker_recorded_stays(workers: Workers) -> None:
+def test_the_outcome_that_a_worker_recorded_is_kept(workers: Workers) -> None:
     workers.deliver(message(0))
     workers.service = raises(ServiceError("no"))
     workers.deliver(message(1))
@@ -384,7 +384,7 @@ def names(count: int) -> list[Json]:
 
 
 @pytest.mark.parametrize("count", [0, 1, GROUP_TASKS, GROUP_TASKS + 1, 3 * GROUP_TASKS - 1])
-def test_tasks_are_planned_in_groups_and_each_finds_its_document(count: int) -> None:
+def test_tasks_are_planned_in_groups_and_each_gets_its_document(count: int) -> None:
     plan = planned({"names": names(count)})
 
     assert (plan["tasks"], plan["on_task_error"]) == (count, "fail")
@@ -413,14 +413,14 @@ def test_a_resumed_run_plans_what_is_not_done(aws: FakeAws) -> None:
 
 
 @pytest.mark.parametrize("other", [{"names": names(3)}, {"names": names(2), "service": "language"}])
-def test_a_run_id_stands_for_its_tasks_and_service(other: Json) -> None:
+def test_a_run_id_is_bound_to_its_tasks_and_service(other: Json) -> None:
     planned({"names": names(2)})
 
     with pytest.raises(RunConflict, match="run id s was used with 2 other tasks or another service"):
         planned(other)
 
 
-def test_names_come_from_an_object_too(aws: FakeAws) -> None:
+def test_names_may_be_in_an_object(aws: FakeAws) -> None:
     aws.s3.put("fan_out/in.jsonl", b'{"name": 1.10}\r\n\n{"name": "\xe6\x97\xa5"}')
 
     plan = planned({"names": "fan_out/in.jsonl"})
@@ -473,7 +473,7 @@ def lines(aws: FakeAws) -> list[str]:
     return aws.s3.objects["fan_out/r/results.jsonl"].body.decode().splitlines()
 
 
-def test_results_come_in_input_order(aws: FakeAws) -> None:
+def test_results_are_in_input_order(aws: FakeAws) -> None:
     count = GROUP_TASKS + 3
     for number in reversed(range(count)):
         tasks.finish(task(number), tasks.claim(task(number), lease(aws), last=False), number * 2)
@@ -502,7 +502,9 @@ def test_a_failed_task_is_an_entry_or_fails_the_run_as_asked(aws: FakeAws, worke
 @pytest.mark.parametrize(
     "result", ["x" * (MAX_RESULT_BYTES - 2), {"id": 12345678901234567890}], ids=["large", "many digits"]
 )
-def test_what_the_machine_cannot_carry_is_in_s3_alone(aws: FakeAws, workers: Workers, result: Json) -> None:
+def test_results_that_the_machine_cannot_hold_are_only_in_s3(
+    aws: FakeAws, workers: Workers, result: Json
+) -> None:
     workers.service = lambda _: result
     workers.deliver(*(message(number) for number in range(10)))
 
@@ -512,7 +514,7 @@ def test_what_the_machine_cannot_carry_is_in_s3_alone(aws: FakeAws, workers: Wor
     assert [json.loads(line) for line in lines(aws)] == [result] * 10
 
 
-def test_a_redrive_goes_back() -> None:
+def test_a_redrive_raises_redriven() -> None:
     with pytest.raises(join.Redriven, match="e/0 was redriven"):
         joined(1, round_="e/1")
 

@@ -1,4 +1,4 @@
-"""10,000 tasks in one run: what the definition and the Lambdas' constants make of AWS's limits and prices.
+"""10,000 tasks in one run: what it needs of AWS's limits and costs, by the definition and the constants.
 
 docs/fan-out.md shows the same numbers, and is checked against them.
 """
@@ -32,7 +32,7 @@ TRANSITION, SQS_REQUEST, LAMBDA_REQUEST, TABLE_WRITE, TABLE_READ = 25.0, 0.40, 0
 S3_PUT, S3_GET = 5.0, 0.40
 LAMBDA_GB_SECOND = 0.0000133334
 
-# What one task is taken to need in the worker: two writes, one answer, a quick service.
+# Assumed for one task in the worker: two writes, one callback, a fast service.
 WORKER_SECONDS = 0.03
 
 GROUPS = DEFINITION["States"]["Run groups"]
@@ -45,18 +45,18 @@ STARTED_AND_ENDED = 2
 
 
 def attempts(state: Mapping[str, Any]) -> int:
-    """How often a Task is tried at most, by its largest retrier after the first try."""
+    """The largest number of attempts of a Task: the first, and those of its largest retrier."""
     return 1 + sum(int(retrier["MaxAttempts"]) for retrier in state["Retry"])
 
 
 def events(state: Mapping[str, Any], tries: int = 1) -> int:
-    """A Task's events: scheduled, started and ended for each try; with a token it is submitted too."""
+    """A Task's events: scheduled, started and ended for each attempt; with a token also submitted."""
     each = 4 if state["Resource"].endswith(".waitForTaskToken") else 3
     return ENTERED_AND_EXITED + each * tries
 
 
 def child_events(group: int, *, worst: bool) -> int:
-    """The history of one child execution. At worst each task needs all tries of all its states."""
+    """The history of one child execution. At worst each task needs all attempts of all its states."""
     needed = TASK_STATES.values() if worst else [TASK_STATES["Queue task"]]
     of_task = sum(events(state, attempts(state) if worst else 1) for state in needed)
     map_state = ENTERED_AND_EXITED + STARTED_AND_ENDED
@@ -70,7 +70,7 @@ def parent_events(*, worst: bool) -> int:
 
 
 def groups_bytes(count: int) -> int:
-    """The plan as it passes from `Split` to `Run groups`, with names as long as they may be."""
+    """The size of the plan that `Split` passes to `Run groups`, with the longest names."""
     run_id, round_, service = "r" * 80, "e" * 80 + "/10", "s" * 32
     planned = [
         TaskGroup(run_id=run_id, round=round_, service=service, tasks=list(numbers))
@@ -102,7 +102,7 @@ def cost(count: int) -> dict[str, float]:
     }
 
 
-def test_one_execution_alone_could_not_hold_ten_thousand_tasks() -> None:
+def test_ten_thousand_tasks_do_not_fit_one_execution() -> None:
     assert child_events(TASKS, worst=False) > MAX_EVENTS
 
 
@@ -111,12 +111,12 @@ def test_each_history_stays_below_the_limit_even_if_every_try_is_needed() -> Non
     assert parent_events(worst=True) < 100
 
 
-def test_the_plan_of_as_many_tasks_as_are_let_in_fits_the_payload() -> None:
+def test_the_plan_of_the_largest_run_fits_the_payload() -> None:
     assert groups_bytes(TASKS) < MAX_PAYLOAD_BYTES / 2
     assert groups_bytes(split.MAX_TASKS) < MAX_PAYLOAD_BYTES
 
 
-def test_the_maps_ask_for_what_step_functions_grants() -> None:
+def test_the_maps_use_the_concurrency_that_step_functions_allows() -> None:
     assert GROUP["MaxConcurrency"] == MAX_INLINE_CONCURRENCY
     assert GROUPS["ItemProcessor"]["ProcessorConfig"]["ExecutionType"] == "STANDARD"  # waits for tokens
 
@@ -130,7 +130,7 @@ def test_all_results_at_once_fit_the_memory_of_join() -> None:
 
 
 def numbers() -> dict[str, str]:
-    """What the page must say, by the row of its table."""
+    """The numbers of the page, by the row of its table."""
     spent = cost(TASKS)
     in_flight = GROUPS["MaxConcurrency"] * GROUP["MaxConcurrency"]
     return {
@@ -150,7 +150,7 @@ def numbers() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("row", numbers())
-def test_the_page_says_so(row: str) -> None:
+def test_the_page_has_these_numbers(row: str) -> None:
     rows = dict(re.findall(r"^\| (.+?) +\| (.+?) +\|", PAGE, re.MULTILINE))
 
     assert rows[row] == numbers()[row]

@@ -1,4 +1,4 @@
-"""sentiment: VADER as it is, and what is asked of Amazon Comprehend."""
+"""sentiment: with VADER itself, and the calls of Amazon Comprehend."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def asked(aws: FakeAws) -> list[list[str]]:
     return sorted(call.parameters["TextList"] for call in aws.faults.calls)
 
 
-def test_vader_knows_what_is_good_and_what_is_bad() -> None:
+def test_vader_scores_good_and_bad_texts() -> None:
     good, bad, both, flat = sentiment(
         ["I am happy, this is great!", "This is terrible and sad.", "I love it and I hate it.", "A table."]
     )
@@ -52,7 +52,7 @@ def test_null_and_blank_texts_are_null() -> None:
     assert second["Positive"] > 0
 
 
-def test_comprehend_is_asked_for_the_texts_alone(aws: FakeAws, comprehend: FakeComprehend) -> None:
+def test_comprehend_gets_only_the_texts(aws: FakeAws, comprehend: FakeComprehend) -> None:
     comprehend.positive = {"gut": 0.9, "schlecht": 0.1}
     first, blank, none, last = sentiment(["gut", " ", None, "schlecht"])
     assert (first["Positive"], last["Positive"]) == (0.9, 0.1)
@@ -60,7 +60,7 @@ def test_comprehend_is_asked_for_the_texts_alone(aws: FakeAws, comprehend: FakeC
     assert asked(aws) == [["gut", "schlecht"]]
 
 
-def test_comprehend_gets_25_texts_a_call_and_their_order_stays(
+def test_comprehend_gets_25_texts_a_call_and_their_order_is_kept(
     aws: FakeAws, comprehend: FakeComprehend
 ) -> None:
     texts = [f"{n:02}" for n in range(60)]
@@ -69,13 +69,13 @@ def test_comprehend_gets_25_texts_a_call_and_their_order_stays(
     assert asked(aws) == [texts[:25], texts[25:50], texts[50:]]
 
 
-def test_no_texts_are_no_call(aws: FakeAws, comprehend: FakeComprehend) -> None:
+def test_no_texts_need_no_call(aws: FakeAws, comprehend: FakeComprehend) -> None:
     assert sentiment([None, ""]) == [None, None]
     assert asked(aws) == []
 
 
 @pytest.mark.parametrize("text", ["a" * 6000, "é" * 3000, "a" + "😀" * 1500])
-def test_a_long_text_is_shortened_to_what_comprehend_takes(
+def test_a_long_text_is_shortened_to_what_comprehend_accepts(
     aws: FakeAws, comprehend: FakeComprehend, text: str
 ) -> None:
     short = text.encode()[:5000].decode(errors="ignore")
@@ -97,8 +97,8 @@ def test_an_error_of_one_text_is_that_rows_error(comprehend: FakeComprehend) -> 
 
 def test_a_text_left_out_is_retried(comprehend: FakeComprehend) -> None:
     comprehend.positive = {"a": 0.5}
-    found: list[Any] = sentiment(["a", "b"])
-    assert type(found[1]) is TransientError
+    scores: list[Any] = sentiment(["a", "b"])
+    assert type(scores[1]) is TransientError
 
 
 def test_a_throttle_is_retried_by_the_machine(aws: FakeAws, comprehend: FakeComprehend) -> None:

@@ -34,7 +34,7 @@ def rows(text: str, form: Format) -> list[tuple[int, dict[str, Json]]]:
         ("", "a.gz", None),
     ],
 )
-def test_the_content_type_tells_the_format_or_else_the_name(
+def test_the_format_is_that_of_the_content_type_or_else_of_the_name(
     content_type: str, key: str, form: Format | None
 ) -> None:
     assert find_format(content_type, key) == form
@@ -56,8 +56,8 @@ def test_csv_names_the_first_line_of_each_row() -> None:
         ("a,b\n1,2\n3\n", "line 3: 1 fields, and the header has 2"),
         ('a\n"x"y\n', "line 2: not CSV: ',' expected after '\"'"),
         ('a\n1\n"x\n\n', "line 3: not CSV: unexpected end of data"),
-        ("a,a\n", "the file, line 1: column 2 is named 'a' like an earlier one; mend the header"),
-        ("\na,\n", "the file, line 2: column 2 has no name; mend the header"),
+        ("a,a\n", "the file, line 1: column 2 is named 'a' like an earlier one; fix the header"),
+        ("\na,\n", "the file, line 2: column 2 has no name; fix the header"),
     ],
 )
 def test_bad_csv(text: str, message: str) -> None:
@@ -96,7 +96,7 @@ def test_json_without_rows(text: str) -> None:
         ('{"a": 1}\n{"a": "\\ud800"}', "line 2: half of a surrogate pair, which is not Unicode text"),
         ("[", "line 1: not JSON: Expecting value"),
         ('[{"a": 1},\n', "line 2: not JSON: Expecting value"),
-        ('[{"a": 1}\n{"a": 2}]', "line 1: not JSON: the element that ends there needs , or ] behind it"),
+        ('[{"a": 1}\n{"a": 2}]', "line 1: not JSON: the element that ends there needs , or ] after it"),
         ('[{"a": 1},\n\n{"a" 2}]', "line 3: not JSON: Expecting ':' delimiter"),
         ('[{"a": 1},\n2]', "line 2: not a JSON object"),
         ('[{"a": 1},\n{"a":\n1e999}]', "line 2: not JSON: the number 1e999 would become Infinity"),
@@ -134,7 +134,7 @@ def test_any_rows_are_read_as_they_were_written(values: list[dict[str, Json]], s
 @pytest.mark.parametrize(
     "pack", [bytes, gzip.compress, lambda b: gzip.compress(b) + gzip.compress(b"", mtime=0)]
 )
-def test_text_may_be_packed_and_may_have_a_mark(body: bytes, pack: type[bytes]) -> None:
+def test_text_may_be_gzipped_and_have_a_byte_order_mark(body: bytes, pack: type[bytes]) -> None:
     assert decode(pack(body), LIMIT) == "日本"
 
 
@@ -148,14 +148,14 @@ def test_text_may_be_packed_and_may_have_a_mark(body: bytes, pack: type[bytes]) 
         (gzip.compress(b"a", mtime=0) + b"rest", "the file cannot be unpacked: Error -3"),
     ],
 )
-def test_what_is_no_text(body: bytes, message: str) -> None:
+def test_bytes_that_are_not_text_are_refused(body: bytes, message: str) -> None:
     with pytest.raises(RowError) as raised:
         decode(body, LIMIT)
 
     assert str(raised.value).startswith(message)
 
 
-def test_what_unpacks_to_the_limit_is_taken() -> None:
+def test_a_file_that_unpacks_to_the_limit_is_accepted() -> None:
     assert len(decode(gzip.compress(b"a" * LIMIT), LIMIT)) == LIMIT
 
 

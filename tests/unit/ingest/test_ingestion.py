@@ -1,4 +1,4 @@
-"""What happens to an object: limits, chunks, the time that is left, and workers that die."""
+"""Ingestion of an object: limits, chunks, the time that is left, and workers that die."""
 
 import importlib
 import json
@@ -40,9 +40,9 @@ SOURCE = """
 
 def landed(aws: FakeAws) -> LandedObject:
     """The object of KEY as the machine carries it."""
-    found = find_object(KEY, None, None)
-    assert found
-    return found
+    described = find_object(KEY, None, None)
+    assert described
+    return described
 
 
 @pytest.fixture
@@ -55,19 +55,19 @@ def calls(aws: FakeAws, deploy: Deploy) -> list[int]:
 
 
 def outputs(aws: FakeAws) -> list[bytes]:
-    """All that was written for the object."""
+    """The outputs that were written for the object."""
     return list(aws.s3.under("ingested/twice/a.csv/").values())
 
 
-def test_a_call_stops_between_chunks_when_its_time_is_nearly_over(aws: FakeAws, calls: list[int]) -> None:
-    found = landed(aws)
+def test_a_call_stops_between_chunks_when_little_time_is_left(aws: FakeAws, calls: list[int]) -> None:
+    landed_object = landed(aws)
 
-    results = [ingest(found, lambda: 0.0) for _ in range(3)]
+    results = [ingest(landed_object, lambda: 0.0) for _ in range(3)]
 
-    # Each call finishes one more chunk, even without any time: what never fits ends by the Lambda's timeout.
+    # Each call finishes one more chunk, even without time left: a chunk that never fits ends by the timeout.
     assert [result and result["rows"] for result in results] == [None, None, 5]
     assert calls == [1, 2, 3, 4, 5]
-    stored = aws.s3.objects[f"ingested/twice/a.csv/{found['content']['etag']}.jsonl"]
+    stored = aws.s3.objects[f"ingested/twice/a.csv/{landed_object['content']['etag']}.jsonl"]
     assert stored.body.splitlines()[4] == b'{"row":{"n":"5"},"result":10}'
     assert stored.metadata == {"rows": "5"}
 
@@ -89,11 +89,11 @@ def test_an_output_that_exists_is_not_made_again(aws: FakeAws, calls: list[int])
 
 
 def test_a_late_worker_does_not_change_the_output(aws: FakeAws, calls: list[int]) -> None:
-    found = landed(aws)
-    output = f"ingested/twice/a.csv/{found['content']['etag']}.jsonl"
+    landed_object = landed(aws)
+    output = f"ingested/twice/a.csv/{landed_object['content']['etag']}.jsonl"
     aws.faults.meanwhile("get_object", lambda: aws.s3.put(output, b"first", metadata={"rows": "1"}))
 
-    ingest(found, lambda: 280.0)
+    ingest(landed_object, lambda: 280.0)
 
     assert outputs(aws) == [b"first"]
     assert calls == [1, 2, 3, 4, 5]
@@ -102,13 +102,13 @@ def test_a_late_worker_does_not_change_the_output(aws: FakeAws, calls: list[int]
 @pytest.mark.parametrize(
     "end", [lambda s3: s3.objects.pop(KEY), lambda s3: s3.put(KEY, b"n\n7\n")], ids=["deleted", "replaced"]
 )
-def test_an_object_that_is_gone_is_recorded_as_such(
+def test_a_deleted_object_is_recorded_as_gone(
     aws: FakeAws, calls: list[int], end: Callable[[Any], Any]
 ) -> None:
-    found = landed(aws)
+    landed_object = landed(aws)
     aws.faults.meanwhile("get_object", lambda: end(aws.s3))
 
-    result = ingest(found, lambda: 280.0)
+    result = ingest(landed_object, lambda: 280.0)
 
     assert result
     assert (result["outcome"], calls, outputs(aws)) == ("gone", [], [])
@@ -168,7 +168,7 @@ def test_wherever_a_worker_dies_the_object_is_ingested_once(aws: FakeAws, deploy
 
         output = run(again)
 
-        # What died after it had completed the lock left nothing to do.
+        # After a death that followed the completion of the lock, nothing is left to do.
         assert output["outcome"] in ({"processed", "skipped"} if done else {"processed"})
         assert (output["rows"], output["function"]) == (5, "twice")
         assert [body.count(b"\n") for body in outputs(aws)] == [5]
@@ -197,7 +197,7 @@ def test_a_lock_that_another_run_holds_is_named(aws: FakeAws, calls: list[int]) 
     output = lock.handler({"input": {"key": KEY}, "owner": "other", "run_id": "other"}, CONTEXT)
 
     assert output["outcome"] == "held"
-    assert "run first is at work on this content" in output["message"]
+    assert "run first is ingesting this content" in output["message"]
 
 
 # --- parts ---
@@ -228,7 +228,7 @@ def test_a_key_whose_output_s_key_would_be_too_long_is_refused() -> None:
         output_key(Content("b", key, "0" * 32))
 
 
-def test_functions_that_columns_cannot_be_matched_with_are_refused(deploy: Deploy) -> None:
+def test_a_function_whose_arguments_cannot_be_matched_with_columns_is_refused(deploy: Deploy) -> None:
     deploy(
         echo="@remote_function()\ndef echo(*arguments: Any) -> list[Any]: ...\n",
         twice="@remote_function()\ndef twice(n: int) -> int: ...\n",

@@ -1,4 +1,4 @@
-"""Small changes to a nested document, for tests that break one thing in what is otherwise in order."""
+"""Small changes to a nested document, for tests that break one thing in a valid document."""
 
 from collections.abc import Callable
 from typing import Any

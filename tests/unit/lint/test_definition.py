@@ -1,4 +1,4 @@
-"""The lint finds each mistake in a definition that is otherwise in order, and nothing in one that is."""
+"""The lint reports each mistake in an otherwise valid definition, and nothing in a valid one."""
 
 import copy
 from collections.abc import Mapping
@@ -309,10 +309,12 @@ def test_a_mistake_is_found_where_it_is(mistake: Edit, where: str, problem: str)
     machine = copy.deepcopy(GOOD)
     mistake(machine)
 
-    found = lint_definition(machine)
+    findings = lint_definition(machine)
 
-    assert [finding for finding in found if finding.where == where and problem in finding.problem], found
-    assert all(finding.remedy for finding in found)
+    assert [finding for finding in findings if finding.where == where and problem in finding.problem], (
+        findings
+    )
+    assert all(finding.remedy for finding in findings)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +352,7 @@ def test_a_variable_that_one_of_two_paths_assigns_may_be_used() -> None:
     assert lint_definition(machine) == []
 
 
-def test_an_error_that_may_never_be_retried_needs_no_pace() -> None:
+def test_an_error_with_zero_attempts_needs_no_interval() -> None:
     machine = copy.deepcopy(GOOD)
     at(machine, ONE)["Retry"].insert(0, {"ErrorEquals": ["Final"], "MaxAttempts": 0})
 
@@ -369,9 +371,9 @@ def test_the_finding_explains_the_policies() -> None:
     machine = copy.deepcopy(GOOD)
     at(machine, ONE)["Retry"] = without(RETRIER, "Comment")
 
-    [found] = lint_definition(machine)
+    [finding] = lint_definition(machine)
 
-    assert all(f"{name} ({policy.purpose})" in found.remedy for name, policy in POLICIES.items())
+    assert all(f"{name} ({policy.purpose})" in finding.remedy for name, policy in POLICIES.items())
 
 
 def test_a_policy_with_a_comment_is_still_that_policy() -> None:

@@ -1,4 +1,4 @@
-"""docs/adding-a-workflow.md: what it says is complete, and each place of it that is left out is named."""
+"""docs/adding-a-workflow.md: what it says is complete, and each part that is left out is reported."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Names in lambdas/ that an installed package or the standard library has too are found."""
+"""Names in lambdas/ that an installed package or the standard library has too are reported."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def lambdas(tmp_path: Path) -> Path:
 
 
 def findings(lambdas: Path) -> list[str]:
-    return [str(found).removeprefix(f"{lambdas}/") for found in lint_names(lambdas, DISTRIBUTIONS)]
+    return [str(each).removeprefix(f"{lambdas}/") for each in lint_names(lambdas, DISTRIBUTIONS)]
 
 
 def test_the_projects_own_names_are_in_order(lambdas: Path) -> None:
@@ -45,6 +45,6 @@ def test_a_name_that_something_else_has_is_found(lambdas: Path, name: str, findi
     else:
         (lambdas / name).mkdir()
 
-    [found] = findings(lambdas)
+    [line] = findings(lambdas)
 
-    assert found.startswith(f"{name}: {finding}")
+    assert line.startswith(f"{name}: {finding}")

@@ -1,4 +1,4 @@
-"""`stepflake lint`: what it reads, what it prints, and that it checks all that belongs to a project."""
+"""`stepflake lint`: what it reads, what it prints, and that it checks all parts of a project."""
 
 import json
 from pathlib import Path
@@ -132,7 +132,7 @@ def test_the_command_compares_with_the_template(project: Path, old: str, new: st
         ),
     ],
 )
-def test_the_command_survives_what_is_no_definition(project: Path, text: str, line: str) -> None:
+def test_a_file_that_is_not_a_definition_is_a_finding(project: Path, text: str, line: str) -> None:
     file = project / "statemachines" / "good.asl.json"
     file.write_text(text)
 
@@ -159,7 +159,7 @@ def test_nothing_to_check_and_a_missing_file_are_usage_errors(
     assert (code, "'missing.asl.json' does not exist" in output) == (2, True)
 
 
-def test_a_template_that_is_no_object_is_an_error(project: Path) -> None:
+def test_a_template_that_is_not_an_object_is_an_error(project: Path) -> None:
     (project / "template.yaml").write_text("[]")
 
     assert run() == (1, "Error: template.yaml is not a template: it is not an object\n")
@@ -173,7 +173,7 @@ def test_a_template_that_is_no_object_is_an_error(project: Path) -> None:
             "def broken(): ...",
             "lambdas/functions/broken.py: expected exactly one function",
         ),
-        ("good/input.json", "{", "lambdas: Expecting property name"),
+        ("good/input.json", "{", "lambdas/good/input.json:1: this is not JSON: Expecting property name"),
         ("queue/handler.py", "", "lambdas/queue: Python's standard library has queue; rename lambdas/queue"),
         (
             "click/handler.py",

@@ -57,13 +57,13 @@ def test_core_and_the_room_itself_may_be_imported(tmp_path: Path) -> None:
         ("stepflake/errors.py", "from stepflake import cli", "imports stepflake.cli, but stepflake imports"),
     ],
 )
-def test_an_import_that_crosses_a_wall_is_named(tmp_path: Path, path: str, line: str, problem: str) -> None:
+def test_a_forbidden_import_is_named(tmp_path: Path, path: str, line: str, problem: str) -> None:
     folder = checkout(tmp_path, **{path: line})
     lines = (folder / path).read_text().splitlines()
-    found = [finding for finding in lint_rooms(folder) if finding.file == str(folder / path)]
-    assert [finding for finding in found if finding.problem.startswith(problem)], found
-    assert {finding.where for finding in found} == {f"line {lines.index(line) + 1}"}
-    assert all(finding.remedy.startswith(("move", "stepflake/")) for finding in found)
+    findings = [finding for finding in lint_rooms(folder) if finding.file == str(folder / path)]
+    assert [finding for finding in findings if finding.problem.startswith(problem)], findings
+    assert {finding.where for finding in findings} == {f"line {lines.index(line) + 1}"}
+    assert all(finding.remedy.startswith(("move", "stepflake/")) for finding in findings)
 
 
 def test_a_module_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:

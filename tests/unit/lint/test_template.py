@@ -1,4 +1,4 @@
-"""Each rule holds for template.yaml, and notices when a template that is otherwise in order breaks it."""
+"""Each rule holds for template.yaml, and reports an otherwise valid template that breaks it."""
 
 import copy
 from pathlib import Path
@@ -218,10 +218,10 @@ def test_a_template_in_order_has_no_findings() -> None:
 
 @pytest.mark.parametrize(("mistake", "finding"), MISTAKES, ids=[finding for _, finding in MISTAKES])
 def test_a_mistake_is_found(mistake: Edit, finding: str) -> None:
-    found = lint_template(broken_by(mistake))
+    findings = lint_template(broken_by(mistake))
 
-    assert [each for each in found if finding in str(each)], found
-    assert all(each.where and each.problem and each.remedy for each in found)
+    assert [each for each in findings if finding in str(each)], findings
+    assert all(each.where and each.problem and each.remedy for each in findings)
 
 
 def test_there_is_a_mistake_for_each_rule() -> None:

@@ -1,4 +1,4 @@
-"""A workflow is missed in each place that lacks it, once, with the line to add."""
+"""A workflow that is missing in a place is reported once for it, with the line to add."""
 
 import json
 from collections.abc import Sequence
@@ -30,7 +30,8 @@ def findings(
     if edit:
         edit(document)
     return [
-        str(found) for found in lint_workflows(Template(Path("template.yaml"), document), definitions, inputs)
+        str(finding)
+        for finding in lint_workflows(Template(Path("template.yaml"), document), definitions, inputs)
     ]
 
 
@@ -71,9 +72,7 @@ def test_a_definition_without_a_machine_is_found(name: str, prefix: str) -> None
 
 @pytest.mark.parametrize(("name", "prefix"), [*WORKFLOWS.items(), ("batch", "Batch")])
 @pytest.mark.parametrize("other_name", ["etl-runs", {"Fn::Sub": "${AWS::StackName}-other"}, None])
-def test_a_machine_that_others_cannot_know_by_its_name_is_found(
-    name: str, prefix: str, other_name: object
-) -> None:
+def test_a_machine_without_the_expected_name_is_found(name: str, prefix: str, other_name: object) -> None:
     assert findings(put(f"Resources.{prefix}StateMachine.Properties", Name=other_name)) == [
         f"template.yaml: {prefix}StateMachine: doesn't have the Name by which Lambdas and roles know it; "
         f"write Name: !Sub ${{AWS::StackName}}-{name}"
@@ -125,10 +124,10 @@ def test_a_machine_without_an_output_is_found(prefix: str) -> None:
     ]
 
 
-def test_a_new_workflow_is_told_every_place() -> None:
-    found = findings(inputs=["new_one", *WORKFLOWS])
+def test_a_new_workflow_is_reported_in_every_place() -> None:
+    lines = findings(inputs=["new_one", *WORKFLOWS])
 
-    assert [line.split("; ")[0] for line in found] == [
+    assert [line.split("; ")[0] for line in lines] == [
         "lambdas/new_one/input.json: there is no statemachines/new_one.asl.json",
         "statemachines/new_one.asl.json: template.yaml doesn't deploy it",
         "template.yaml: BatchStateMachineRole: may not start new_one for a row of SQL",

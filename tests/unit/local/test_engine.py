@@ -1,4 +1,4 @@
-"""The engine process: what a state directory says about it, and its end."""
+"""The engine process: its state directory, and its end."""
 
 import json
 import os
@@ -38,13 +38,15 @@ def test_engine_is_found_until_it_stops(engine: Engine) -> None:
     engine.stop()
 
 
-def test_killed_engine_is_not_found(engine: Engine) -> None:
+def test_killed_engine_is_not_running(engine: Engine) -> None:
     os.kill(engine.pid, signal.SIGKILL)
     os.waitid(os.P_PID, engine.pid, os.WEXITED | os.WNOWAIT)
     assert Engine.find(engine.state) is None
 
 
-def test_recycled_process_id_is_nobody_s_engine(tmp_path: Path, bystander: "subprocess.Popen[bytes]") -> None:
+def test_recycled_process_id_is_not_taken_for_the_engine(
+    tmp_path: Path, bystander: "subprocess.Popen[bytes]"
+) -> None:
     (tmp_path / "engine.lock").touch()
     (tmp_path / "engine.json").write_text(json.dumps({"pid": bystander.pid, "port": 1}))
     assert Engine.find(tmp_path) is None
@@ -68,7 +70,7 @@ def test_port_that_is_taken(tmp_path: Path) -> None:
     engine.stop()
 
 
-def test_engine_that_can_not_start_says_why(tmp_path: Path) -> None:
+def test_engine_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="ended while it started") as error:
         Engine.start(tmp_path, environment={"GATEWAY_PORT": "many"})
     assert "many" in str(error.value)
@@ -76,7 +78,7 @@ def test_engine_that_can_not_start_says_why(tmp_path: Path) -> None:
     assert Engine.find(tmp_path) is None
 
 
-def test_engine_sees_nothing_of_the_developer_s_accounts(
+def test_engine_does_not_get_the_developer_s_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")

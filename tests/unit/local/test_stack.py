@@ -66,7 +66,7 @@ def test_stack_that_is_unknown(cloudformation: Stubber) -> None:
         Stack.describe("mine", "eu-west-1")
 
 
-def test_stack_of_something_else(cloudformation: Stubber) -> None:
+def test_stack_without_the_outputs_of_stepflake(cloudformation: Stubber) -> None:
     cloudformation.add_response("describe_stacks", described({"Url": "https://example.com"}))
     with pytest.raises(StackError, match=r"'mine' \(CREATE_COMPLETE\) has no output ApiUrl"):
         Stack.describe("mine", "eu-west-1")
@@ -98,13 +98,15 @@ def test_root_is_the_project_around_the_current_directory(
     deep = tmp_path / "lambdas" / "functions"
     deep.mkdir(parents=True)
     monkeypatch.chdir(deep)
-    assert (project_root() / "pyproject.toml").exists()  # none here: the one this was installed from
+    assert (
+        project_root() / "pyproject.toml"
+    ).exists()  # no project here: the one that this was installed from
     (tmp_path / "template.yaml").touch()
     (tmp_path / "samconfig.toml").touch()
     assert project_root() == tmp_path
 
 
-def test_runtime_has_what_lambda_s_has_and_no_more(tmp_path: Path) -> None:
+def test_runtime_has_only_what_lambda_s_has(tmp_path: Path) -> None:
     runtime = build._link_runtime(tmp_path)
     names = {path.name for path in runtime.iterdir()}
     assert {"boto3", "botocore", "awslambdaric"} <= names
@@ -132,7 +134,7 @@ def test_bundles_are_zipped_once_with_their_bootstrap(tmp_path: Path) -> None:
         assert bundle.getinfo("bootstrap").external_attr >> 16 == 0o755
 
 
-def test_digest_follows_the_sources(tmp_path: Path) -> None:
+def test_digest_changes_with_the_sources(tmp_path: Path) -> None:
     (tmp_path / "lambdas" / "__pycache__").mkdir(parents=True)
     (tmp_path / "template.yaml").write_text("{}")
     handler = tmp_path / "lambdas" / "handler.py"

@@ -26,7 +26,7 @@ def started(aws: FakeAws) -> dict[str, Any]:
 
 @pytest.fixture
 def reasons(logged: Callable[[], str]) -> Reasons:
-    """Why messages were refused, as it is logged so far."""
+    """The reasons for refused messages that were logged so far."""
 
     def read() -> list[str]:
         entries = [json.loads(line) for line in logged().splitlines()]
@@ -36,12 +36,12 @@ def reasons(logged: Callable[[], str]) -> Reasons:
 
 
 def published(message: str) -> str:
-    """As SNS hands it to a queue."""
+    """A message as SNS sends it to a queue."""
     return json.dumps({"Type": "Notification", "MessageId": NOTIFICATION_ID, "Message": message})
 
 
 def deliver(*bodies: str) -> list[str]:
-    """Hands the messages to the Lambda; returns those that SQS has to deliver again."""
+    """Invokes the Lambda with the messages; returns those that SQS has to deliver again."""
     event = sqs_event(QUEUE, *bodies)
     return redelivered(event, connect.handler(event, CONTEXT))
 
@@ -52,14 +52,14 @@ def test_a_published_message_starts_the_run_at_the_queues_service(aws: FakeAws) 
     assert started(aws) == {f"sentiment-{NOTIFICATION_ID}": {"request_id": "r-1", "start_at": "sentiment"}}
 
 
-def test_a_message_sent_to_the_queue_itself_counts_as_well(aws: FakeAws) -> None:
+def test_a_message_sent_to_the_queue_directly_starts_a_run_too(aws: FakeAws) -> None:
     assert deliver('{"request_id": "r-1", "skip": ["language"]}') == []
 
     run = {"request_id": "r-1", "skip": ["language"], "start_at": "sentiment"}
     assert started(aws) == {f"sentiment-{MESSAGE_ID}": run}
 
 
-def test_what_sns_delivers_twice_starts_one_run(aws: FakeAws) -> None:
+def test_a_message_that_sns_delivers_twice_starts_one_run(aws: FakeAws) -> None:
     body = published('{"request_id": "r-1"}')
 
     assert deliver(body, body) == []
@@ -68,7 +68,7 @@ def test_what_sns_delivers_twice_starts_one_run(aws: FakeAws) -> None:
     assert len(started(aws)) == 1
 
 
-def test_a_name_is_legal_for_an_execution(aws: FakeAws) -> None:
+def test_a_name_is_valid_for_an_execution(aws: FakeAws) -> None:
     deliver(published('{"request_id": "r-1"}'))
 
     assert all(len(name) <= 80 and name.replace("-", "").isalnum() for name in started(aws))

@@ -1,4 +1,4 @@
-"""The message that says how a run of the pipeline failed."""
+"""The message about a failed run of the pipeline."""
 
 import json
 from typing import Any
@@ -56,7 +56,7 @@ def test_a_request_without_an_id_has_its_executions_name(aws: FakeAws, given: st
     assert json.loads(aws.sns.published[0].text)["request_id"] == "run-1"
 
 
-def test_an_input_too_large_for_the_event_is_asked_for(aws: FakeAws) -> None:
+def test_an_input_too_large_for_the_event_is_read_from_the_execution(aws: FakeAws) -> None:
     aws.step_functions.add("pipeline", "run-1", "FAILED", {"request_id": "r-1"})
 
     notify.handler(event(input=None), CONTEXT)

@@ -1,4 +1,4 @@
-"""The pipeline's Lambdas: what a plan says, what services see, and what they find in a text."""
+"""The pipeline's Lambdas: the plan, what services see, and what they return for a text."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def run(name: str, request_id: str = "r") -> Any:
 # --- preprocess ---
 
 
-def test_a_new_request_has_the_name_of_its_execution_and_everything_to_do() -> None:
+def test_a_new_request_has_the_name_of_its_execution_and_all_services_to_run() -> None:
     assert plan({"document": REVIEW}) == {
         "request_id": "execution-1",
         "services": SERVICES,
@@ -47,7 +47,7 @@ def test_preprocess_may_be_repeated() -> None:
     assert plan({"document": REVIEW}) == plan({"document": REVIEW})
 
 
-def test_an_earlier_request_needs_no_document_and_keeps_what_is_done() -> None:
+def test_an_earlier_request_needs_no_document_and_keeps_its_results() -> None:
     plan({"document": REVIEW, "request_id": "r"})
     output = run("language")
 
@@ -57,12 +57,12 @@ def test_an_earlier_request_needs_no_document_and_keeps_what_is_done() -> None:
     assert resumed["output"] == output
 
 
-def test_a_plan_has_what_was_asked_for() -> None:
-    found = plan(
+def test_a_plan_has_start_at_and_skip_of_the_input() -> None:
+    planned = plan(
         {"document": REVIEW, "request_id": "r", "start_at": "keywords", "skip": ["sentiment", "language"]}
     )
 
-    assert (found["first"], found["skip"]) == (2, ["sentiment", "language"])
+    assert (planned["first"], planned["skip"]) == (2, ["sentiment", "language"])
 
 
 @pytest.mark.parametrize(
@@ -100,17 +100,17 @@ def test_a_request_id_names_one_document() -> None:
         plan({"document": {"text": "Another one."}, "request_id": "r"})
 
 
-def test_what_a_skipped_service_would_find_may_be_in_the_document() -> None:
+def test_the_result_of_a_skipped_service_may_be_in_the_document() -> None:
     german = {"text": TEXT, "language": {"code": "de"}}
     plan({"document": german, "request_id": "r", "skip": ["language"]})
 
     assert run("sentiment")["document"] == {**german, "sentiment": None}
 
 
-def test_a_run_may_start_after_what_the_document_has_already() -> None:
-    found = plan({"document": {"text": TEXT, "language": {"code": "en"}}, "start_at": "sentiment"})
+def test_a_run_may_start_after_services_whose_results_are_in_the_document() -> None:
+    planned = plan({"document": {"text": TEXT, "language": {"code": "en"}}, "start_at": "sentiment"})
 
-    assert found["first"] == 1
+    assert planned["first"] == 1
 
 
 def test_throttles_are_retried(aws: FakeAws) -> None:
@@ -167,7 +167,7 @@ def test_a_service_without_a_request_says_so() -> None:
         run("language", "nobody")
 
 
-def test_wherever_a_process_dies_a_retry_comes_to_the_same(aws: FakeAws) -> None:
+def test_wherever_a_process_dies_a_retry_has_the_same_result(aws: FakeAws) -> None:
     def pipeline() -> Any:
         planned = plan({"document": REVIEW, "request_id": "r"})
         return [run(name) for name in planned["services"] if name not in planned["finished"]][-1:]
@@ -192,12 +192,12 @@ def test_wherever_a_process_dies_a_retry_comes_to_the_same(aws: FakeAws) -> None
 # --- services ---
 
 
-def test_an_unknown_service_is_refused_with_those_there_are() -> None:
+def test_an_unknown_service_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownService, match=r"no service 'os'; there are: .*keywords, language, sentiment"):
         load_service("os")
 
 
-def test_the_pipelines_services_are_there() -> None:
+def test_the_pipelines_services_exist() -> None:
     assert set(SERVICES) <= set(service_names())
 
 
@@ -248,10 +248,10 @@ def test_a_file_without_its_function_is_refused(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_language(text: str, code: str | None) -> None:
-    found = run_service("language", {"text": text})
+    result = run_service("language", {"text": text})
 
-    assert found["code"] == code
-    assert (found["confidence"] > 0.9) == (code is not None)
+    assert result["code"] == code
+    assert (result["confidence"] > 0.9) == (code is not None)
 
 
 @pytest.mark.parametrize(
@@ -263,14 +263,14 @@ def test_language(text: str, code: str | None) -> None:
     ],
 )
 def test_sentiment(document: dict[str, Any], label: str) -> None:
-    found = run_service("sentiment", document)
+    result = run_service("sentiment", document)
 
-    assert found["label"] == label
-    assert set(found["scores"]) == {"Positive", "Negative", "Neutral", "Mixed"}
+    assert result["label"] == label
+    assert set(result["scores"]) == {"Positive", "Negative", "Neutral", "Mixed"}
 
 
 @pytest.mark.parametrize("document", [{"text": "Wunderbar!", "language": {"code": "de"}}, {"text": " "}])
-def test_no_sentiment_where_the_engine_cannot_read(document: dict[str, Any]) -> None:
+def test_no_sentiment_in_a_language_that_the_engine_does_not_know(document: dict[str, Any]) -> None:
     assert run_service("sentiment", document) is None
 
 
@@ -282,10 +282,12 @@ def test_a_text_that_comprehend_leaves_out_is_retried(monkeypatch: pytest.Monkey
 
 
 def test_keywords_are_phrases_between_stop_words_best_first() -> None:
-    found = run_service("keywords", {"text": TEXT + " The battery life lasts.", "language": {"code": "en"}})
+    keywords = run_service(
+        "keywords", {"text": TEXT + " The battery life lasts.", "language": {"code": "en"}}
+    )
 
-    assert [keyword["phrase"] for keyword in found][:2] == ["battery life lasts", "battery life"]
-    assert found[0]["score"] > found[-1]["score"] >= 1
+    assert [keyword["phrase"] for keyword in keywords][:2] == ["battery life lasts", "battery life"]
+    assert keywords[0]["score"] > keywords[-1]["score"] >= 1
 
 
 @pytest.mark.parametrize(
@@ -298,6 +300,6 @@ def test_keywords_are_phrases_between_stop_words_best_first() -> None:
     ],
 )
 def test_keywords_by_language(text: str, code: str | None, phrases: list[str]) -> None:
-    found = run_service("keywords", {"text": text, "language": {"code": code}})
+    keywords = run_service("keywords", {"text": text, "language": {"code": code}})
 
-    assert [keyword["phrase"] for keyword in found] == phrases
+    assert [keyword["phrase"] for keyword in keywords] == phrases

@@ -1,4 +1,4 @@
-"""The service `hostname`: names as RFC 1123 has them."""
+"""The service `hostname`: names by RFC 1123."""
 
 import hashlib
 from typing import Any
@@ -20,7 +20,7 @@ from services.hostname import hostname
         (".".join(["a" * 49] * 5) + ".de", ".".join(["a" * 49] * 5) + ".de", 6),
     ],
 )
-def test_a_name_is_made_comparable(given: str, name: str, labels: int) -> None:
+def test_a_name_is_normalized(given: str, name: str, labels: int) -> None:
     assert hostname({"name": given}) == {
         "name": name,
         "labels": labels,
@@ -44,7 +44,7 @@ def test_a_name_is_made_comparable(given: str, name: str, labels: int) -> None:
         ("192.168.0.1", "last label is a number"),
     ],
 )
-def test_what_is_no_host_name_is_refused_with_the_reason(given: str, problem: str) -> None:
+def test_an_invalid_host_name_is_refused_with_the_reason(given: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         hostname({"name": given})
 

@@ -1,4 +1,4 @@
-"""A remote service on loopback whose answers a test chooses: right, wrong, late, or none."""
+"""A remote service on loopback whose answers a test chooses: correct, wrong, late, or missing."""
 
 import gzip
 import json
@@ -44,7 +44,7 @@ ACCEPTED = Response(202)
 
 
 def rows_response(values: Sequence[Any], **headers: str) -> Response:
-    """A right answer, one value for each row."""
+    """A correct answer, one value for each row."""
     data = simplejson.dumps({"data": [[n, v] for n, v in enumerate(values)]}, use_decimal=True)
     return Response(200, data.encode(), {k.replace("_", "-"): v for k, v in headers.items()})
 
@@ -131,14 +131,14 @@ def serve() -> Iterator[RemoteService]:
         do_GET = do_POST
 
         def log_message(self, format: str, *args: object) -> None:
-            """The test shows what it wants shown."""
+            """Does not log: tests print what they need."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = False
         request_queue_size = 128
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """A client that goes away is part of some tests."""
+            """Ignores clients that disconnect, as some tests do."""
 
     server = Server(("127.0.0.1", 0), Handler)
     service.url = f"http://127.0.0.1:{server.server_address[1]}"

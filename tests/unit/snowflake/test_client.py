@@ -30,7 +30,7 @@ QUERY = "01b02bdf-0001-7b58-0003-27d60056b5a6"
 
 
 class FakeTime:
-    """A clock that only pauses move."""
+    """A clock that only pauses advance."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -215,7 +215,7 @@ def test_a_refused_connection_is_reported_with_the_url(client: SnowflakeClient) 
             call(client, ExternalFunction("F", url, (), "VARIANT"))
 
 
-def test_a_batch_that_never_ends_is_given_up_after_ten_minutes(
+def test_a_batch_that_never_ends_fails_after_ten_minutes(
     service: RemoteService, client: SnowflakeClient, time: FakeTime
 ) -> None:
     service.script.extend([ACCEPTED] * 1000)
@@ -303,7 +303,7 @@ def test_no_rows_send_nothing(service: RemoteService, client: SnowflakeClient) -
     assert service.requests == []
 
 
-def test_one_failed_batch_ends_the_others(service: RemoteService, client: SnowflakeClient) -> None:
+def test_one_failed_batch_cancels_the_others(service: RemoteService, client: SnowflakeClient) -> None:
     service.script.append(Response(400, b"no"))
     service.script.extend([ACCEPTED] * 10_000)
     with pytest.raises(ExternalFunctionError, match="400 'no'"):

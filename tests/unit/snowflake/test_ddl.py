@@ -1,4 +1,4 @@
-"""`stepflake ddl`: what it prints is what Snowflake, and `stepflake sql`, take."""
+"""`stepflake ddl` prints what Snowflake and `stepflake sql` accept."""
 
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def stack(parameters: dict[str, str], endpoint: str | None) -> Stack:
     return Stack("http://127.0.0.1:1/prod", endpoint, "us-east-1", "my-stack", {}, parameters)
 
 
-def test_a_stack_says_what_is_deployed_and_for_which_role(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stack_decides_which_functions_and_role_are_declared(monkeypatch: pytest.MonkeyPatch) -> None:
     deployed = stack({"Diagnostics": "true", "SnowflakeRoleArn": ROLE}, None)
     monkeypatch.setattr("stepflake.commands.ddl.find_stack", lambda *_: deployed)
     script = run("--stack-name", "my-stack")
@@ -102,7 +102,7 @@ def test_a_local_stack_needs_no_role(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LOCAL_ROLE_ARN in run()
 
 
-def test_without_a_role_on_aws_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_role_on_aws_is_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stepflake.commands.ddl.find_stack", lambda *_: stack({"SnowflakeRoleArn": ""}, None))
     result = CliRunner().invoke(ddl, ["--stack-name", "my-stack"])
     assert result.exit_code == 2

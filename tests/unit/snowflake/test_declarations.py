@@ -1,4 +1,4 @@
-"""CREATE EXTERNAL FUNCTION and CREATE API INTEGRATION, in and out."""
+"""CREATE EXTERNAL FUNCTION and CREATE API INTEGRATION, read and written."""
 
 import re
 
@@ -22,7 +22,7 @@ def read(script: str) -> Declaration | None:
 
 
 def test_every_option_of_a_function_is_read() -> None:
-    found = read("""
+    declaration = read("""
         create or replace secure external function db.public.f(
             a varchar, "b c" number(38, 0), c double precision)
           returns variant not null
@@ -36,7 +36,7 @@ def test_every_option_of_a_function_is_read() -> None:
           compression = gzip
           as 'https://x/prod/functions/f'
     """)
-    assert found == Declaration(
+    assert declaration == Declaration(
         ExternalFunction(
             "F",
             "https://x/prod/functions/f",
@@ -56,7 +56,7 @@ def test_every_option_of_a_function_is_read() -> None:
 
 
 def test_an_integration_is_read() -> None:
-    found = read("""
+    declaration = read("""
         create api integration if not exists my_api api_provider = aws_api_gateway
         api_aws_role_arn = 'arn:aws:iam::1:role/r' api_allowed_prefixes = ('https://x/', 'https://y/')
         api_blocked_prefixes = ('https://y/no') enabled = true
@@ -64,7 +64,7 @@ def test_an_integration_is_read() -> None:
     integration = ApiIntegration(
         "MY_API", "arn:aws:iam::1:role/r", ("https://x/", "https://y/"), ("https://y/no",)
     )
-    assert found == Declaration(integration, if_not_exists=True)
+    assert declaration == Declaration(integration, if_not_exists=True)
     assert integration.allows("https://y/yes")
     assert not integration.allows("https://y/no/f")
     assert not integration.allows("https://z/f")
@@ -109,7 +109,7 @@ def test_what_snowflake_would_refuse_is_refused(statement: str, message: str) ->
         read(statement)
 
 
-def test_what_is_written_reads_the_same() -> None:
+def test_what_is_written_is_read_as_the_same_declaration() -> None:
     function = ExternalFunction(
         "F",
         "https://x/prod/functions/f",

@@ -130,14 +130,14 @@ def batches(service: RemoteService) -> list[tuple[str, int]]:
             [(None,), (None,)],
             [("score", 1)],
         ),
-        # In the WHERE, which comes first
+        # In the WHERE, which is evaluated first
         ("select id from t where even(id)", [(2,), (4,)], [("even", 4)]),
         ("select up(a) from t where even(id) and a <> 'x'", [("YY",)], [("even", 2), ("up", 1)]),
         ("select id from t where up(a) in ('X', 'YY')", [(2,), (4,)], [("up", 4)]),
         ("select up(a) as r from t where r = 'X'", [("X",)], [("up", 4)]),
         ("select id from t where even(id) and up(a) = 'X'", [(2,)], [("even", 4), ("up", 2)]),
         ("select count(*) from t where even(id)", [(2,)], [("even", 4)]),
-        # One on another
+        # One on the result of another
         ("select up(up(a)) from t where id < 3", [("HELLO",), ("X",)], [("up", 2), ("up", 2)]),
         ("select inc(id) n, inc(n) m from t", [(2, 3), (3, 4), (4, 5), (5, 6)], [("inc", 4), ("inc", 4)]),
         # Joins
@@ -216,7 +216,7 @@ def batches(service: RemoteService) -> list[tuple[str, int]]:
             [("up", 1)],
         ),
         ("select sum(iff(even(id), inc(id), 0)) from t", [(8,)], [("even", 4), ("inc", 2)]),
-        # A LIMIT of rows of the FROM: only those are sent
+        # A LIMIT on the rows of the FROM: only those are sent
         ("select up(a) from t limit 1", [("HELLO",)], [("up", 1)]),
         ("select up(a) from t order by id desc limit 1", [("YY",)], [("up", 1)]),
         ("select up(a) from t order by id limit 1 offset 1", [("X",)], [("up", 1)]),
@@ -228,7 +228,7 @@ def batches(service: RemoteService) -> list[tuple[str, int]]:
         ("select count(up(a)) from t where false", [(0,)], []),
     ],
 )
-def test_calls_are_made_wherever_they_stand(
+def test_calls_are_made_in_every_part_of_a_query(
     service: RemoteService, session: Session, query: str, rows: list[tuple[Any, ...]] | None, sent: list[Any]
 ) -> None:
     (result,) = session.execute(query)
@@ -435,7 +435,7 @@ def test_a_limit_ends_the_calls_of_a_where(service: RemoteService, session: Sess
     assert sum(rows for _, rows in batches(service)) < 10000
 
 
-def test_overloads_go_by_the_count_of_arguments(session: Session) -> None:
+def test_overloads_are_chosen_by_the_number_of_arguments(session: Session) -> None:
     assert session.execute("select echo(), echo(1), echo(1, 2)")[0].rows == [([], [1], [1, 2])]
     with pytest.raises(SqlError, match=r"UP is called with 2 arguments, but is UP\(X VARCHAR\)"):
         session.execute("select up('a', 'b')")
@@ -450,7 +450,7 @@ def test_a_function_that_fails_shows_what_snowflake_shows(session: Session) -> N
         with pytest.raises(SqlError) as raised:
             session.execute(query)
         assert str(raised.value) == message
-    # The session goes on.
+    # The session can be used further.
     assert session.execute("select up('a')")[0].rows == [("A",)]
 
 
