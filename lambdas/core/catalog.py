@@ -135,6 +135,8 @@ def _read_workflow(path: Path) -> Workflow:
         schema = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise CatalogError(f"{path}:{error.lineno}: this is not JSON: {error.msg}") from None
+    except UnicodeDecodeError as error:
+        raise CatalogError(f"{path}: this is not UTF-8: {error.reason}") from None
     if not isinstance(schema, dict):
         raise CatalogError(f"{path}:1: a JSON Schema of a workflow's input must be a JSON object")
     name = path.parent.name

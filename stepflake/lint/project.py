@@ -74,9 +74,10 @@ def _missing_definitions(template: Template, paths: Sequence[Path]) -> Iterator[
 
 
 def _declarations(lambdas: Path) -> Iterator[Finding]:
-    """Remote functions and workflows as SQL would be told of them: one broken one fails every request."""
+    """Remote functions and inputs of workflows; an invalid one fails every request."""
     try:
         read_catalog(lambdas / "functions", diagnostics=True)
         read_workflows(lambdas)
-    except (CatalogError, ValueError) as error:
-        yield Finding("", str(error), "fix the declaration", str(lambdas))
+    except CatalogError as error:
+        # Its message begins with the file and the line.
+        yield Finding("", str(error), "fix the declaration")

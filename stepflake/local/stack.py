@@ -93,11 +93,12 @@ def _stop(state: Path) -> bool:
 
 
 def _check_catalog(root: Path) -> None:
-    """Raises StackError for an invalid remote function: deployed, it would fail every request."""
-    from core.catalog import CatalogError, read_catalog
+    """Raises StackError for an invalid remote function or input.json: deployed, it would fail every request."""
+    from core.catalog import CatalogError, read_catalog, read_workflows
 
     try:
         read_catalog(root / "lambdas" / "functions", diagnostics=True)
+        read_workflows(root / "lambdas")
     except CatalogError as error:
         raise StackError(str(error)) from error
 

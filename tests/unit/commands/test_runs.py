@@ -1,7 +1,6 @@
 """`stepflake runs`: its calls of Step Functions, its output, and the exit codes."""
 
 import json
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +12,18 @@ from stepflake import runs
 from stepflake.cli import main
 from stepflake.commands import runs as command
 from stepflake.stack import Stack, StackError
-from tests.unit.fake_aws import client_error
+from tests.unit.fake_aws import FakeAws
+from tests.unit.fake_aws.step_functions import MACHINES, FakeStepFunctions, execution_arn
 
-MACHINES = "arn:aws:states:us-east-1:000000000000:stateMachine:stepflake"
-NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
-
-
-class StepFunctions:
-    """Executions that have succeeded at the second description."""
-
-    def __init__(self) -> None:
-        self.executions: dict[str, dict[str, Any]] = {}
-
-    def start_execution(self, *, stateMachineArn: str, input: str, name: str = "given") -> dict[str, Any]:
-        arn = f"{stateMachineArn.replace(':stateMachine:', ':execution:')}:{name}"
-        if arn in self.executions:
-            raise client_error("ExecutionAlreadyExists", "StartExecution")
-        self.add(arn, status="RUNNING", input=input)
-        return {"executionArn": arn}
-
-    def add(self, arn: str, **fields: Any) -> None:
-        started = NOON + timedelta(milliseconds=len(self.executions))
-        self.executions[arn] = {"status": "FAILED", "input": "{}", "startDate": started, **fields}
-
-    def describe_execution(self, *, executionArn: str) -> dict[str, Any]:
-        if executionArn not in self.executions:
-            raise client_error("ExecutionDoesNotExist", "DescribeExecution")
-        execution = self.executions[executionArn]
-        answer = dict(execution)
-        if execution["status"] == "RUNNING":
-            execution |= {"status": "SUCCEEDED", "stopDate": NOON, "output": execution["input"]}
-        return answer
-
-    def list_executions(self, *, stateMachineArn: str, **query: Any) -> dict[str, Any]:
-        prefix = stateMachineArn.replace(":stateMachine:", ":execution:") + ":"
-        matching = [
-            {"executionArn": arn, "name": arn.removeprefix(prefix), **fields}
-            for arn, fields in self.executions.items()
-            if arn.startswith(prefix) and query.get("statusFilter", fields["status"]) == fields["status"]
-        ]
-        return {"executions": matching[::-1]}
-
-    def get_execution_history(self, **_: Any) -> dict[str, Any]:
-        return {"events": [{"type": "ExecutionStarted"}]}
-
-
-STACK = Stack("http://x", None, "us-east-1", "stepflake", {"BatchStateMachineArn": f"{MACHINES}-batch"}, {})
+STACK = Stack("http://x", None, "us-east-1", "stack", {"BatchStateMachineArn": f"{MACHINES}batch"}, {})
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> StepFunctions:
-    fake = StepFunctions()
-    monkeypatch.setattr(Stack, "client", lambda _self, _name: fake)
+def service(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> FakeStepFunctions:
+    monkeypatch.setattr(Stack, "client", lambda _self, name: aws.client(name))
     monkeypatch.setattr(command, "find_stack", lambda **_: STACK)
     monkeypatch.setattr(runs, "FOLLOW_SECONDS", 0)
-    return fake
+    return aws.step_functions
 
 
 def call(*arguments: str, exit_code: int = 0, given: str | None = None) -> Result:
@@ -78,41 +34,52 @@ def call(*arguments: str, exit_code: int = 0, given: str | None = None) -> Resul
     return result
 
 
-def execution(workflow: str, name: str) -> str:
-    return f"{MACHINES.replace(':stateMachine:', ':execution:')}-{workflow}:{name}"
-
-
-def test_each_workflow_has_its_machine(service: StepFunctions) -> None:
+def test_each_workflow_has_its_machine(service: FakeStepFunctions) -> None:
     for workflow in read_workflows():
-        assert runs.machine_arn(STACK, workflow) == f"{MACHINES}-{workflow}"
+        assert runs.machine_arn(STACK, workflow) == f"{MACHINES}{workflow}"
 
 
-def test_a_started_run_is_followed_to_its_output(service: StepFunctions) -> None:
-    result = call("start", "etl", '{"dataset_id": "d", "batch_size": 1e1}')
+def test_a_started_run_is_followed_to_its_output(aws: FakeAws, service: FakeStepFunctions) -> None:
+    def finish() -> None:
+        (execution,) = service.executions.values()
+        execution.status, execution.output = "SUCCEEDED", execution.input
+
+    aws.faults.meanwhile("describe_execution", lambda: None)
+    aws.faults.meanwhile("describe_execution", finish)
+    result = call("start", "etl", '{"dataset_id": "d", "batch_size": 1e1}', "--run", "given")
     first, _, output = result.stdout.partition("\n")
     assert first == "etl given: SUCCEEDED"
     assert json.loads(output) == {"dataset_id": "d", "batch_size": 10}
+    assert aws.faults.operations().count("describe_execution") == 2
 
 
 @pytest.mark.parametrize("source", ["argument", "file", "standard input"])
-def test_an_input_is_an_argument_a_file_or_stdin(service: StepFunctions, tmp_path: Path, source: str) -> None:
+def test_an_input_is_an_argument_a_file_or_stdin(
+    service: FakeStepFunctions, tmp_path: Path, source: str
+) -> None:
     text = '{"names": [{"name": "ü"}]}'
     (tmp_path / "input.json").write_text(text, encoding="utf-8")
     argument = {"argument": text, "file": f"@{tmp_path / 'input.json'}", "standard input": "-"}[source]
     result = call("start", "fan_out", argument, "--no-wait", "--run", "mine", given=text)
-    assert result.stdout == execution("fan_out", "mine") + "\n"
-    assert json.loads(service.executions[execution("fan_out", "mine")]["input"]) == json.loads(text)
+    assert result.stdout == execution_arn("fan_out", "mine") + "\n"
+    assert json.loads(service.executions[execution_arn("fan_out", "mine")].input) == json.loads(text)
 
 
-def test_a_name_that_is_taken_starts_nothing(service: StepFunctions) -> None:
-    call("start", "etl", '{"dataset_id": "a"}', "--run", "mine")
-    result = call("start", "etl", '{"dataset_id": "a"}', "--run", "mine", exit_code=1)
+def test_a_name_that_is_taken_starts_nothing(service: FakeStepFunctions) -> None:
+    call("start", "etl", '{"dataset_id": "a"}', "--run", "mine", "--no-wait")
+    result = call("start", "etl", '{"dataset_id": "b"}', "--run", "mine", exit_code=1)
     assert "There is already a run 'mine' of etl; see: stepflake runs show mine" in result.stderr
     assert len(service.executions) == 1
 
 
+def test_the_same_name_and_input_twice_are_one_run(service: FakeStepFunctions) -> None:
+    start = ("start", "etl", '{"dataset_id": "a"}', "--run", "mine", "--no-wait")
+    assert call(*start).stdout == call(*start).stdout
+    assert len(service.executions) == 1
+
+
 @pytest.mark.parametrize("name", ["a b", "x" * 81, "ä", "a:b"])
-def test_a_name_that_no_run_may_have_is_a_usage_error(service: StepFunctions, name: str) -> None:
+def test_a_name_that_no_run_may_have_is_a_usage_error(service: FakeStepFunctions, name: str) -> None:
     result = call("start", "etl", '{"dataset_id": "a"}', "--run", name, exit_code=2)
     assert "at most 80 letters" in result.stderr
     assert service.executions == {}
@@ -128,16 +95,16 @@ def test_a_name_that_no_run_may_have_is_a_usage_error(service: StepFunctions, na
         ("@nowhere.json", "There is no file nowhere.json"),
     ],
 )
-def test_an_input_that_no_run_takes_starts_nothing(service: StepFunctions, text: str, said: str) -> None:
+def test_an_input_that_no_run_takes_starts_nothing(service: FakeStepFunctions, text: str, said: str) -> None:
     result = call("start", "fan_out", text, exit_code=1)
     assert said in result.stderr
     assert result.stdout == ""
     assert service.executions == {}
 
 
-def test_runs_of_all_workflows_are_listed_newest_first(service: StepFunctions) -> None:
+def test_runs_of_all_workflows_are_listed_newest_first(service: FakeStepFunctions) -> None:
     for number, workflow in enumerate(["etl", "pipeline", "etl", "ingest"]):
-        service.add(execution(workflow, f"n{number}"))
+        service.add(workflow, f"n{number}", "FAILED")
     assert [run["run"] for run in json.loads(call("list", "--json").stdout)] == ["n3", "n2", "n1", "n0"]
     (newest,) = json.loads(call("list", "etl", "--limit", "1", "--json").stdout)
     assert newest == {
@@ -145,35 +112,35 @@ def test_runs_of_all_workflows_are_listed_newest_first(service: StepFunctions) -
         "run": "n2",
         "status": "FAILED",
         "started": "2026-11-22T12:00:00.002+00:00",
-        "handle": execution("etl", "n2"),
+        "handle": execution_arn("etl", "n2"),
     }
 
 
-def test_a_table_has_whole_names(service: StepFunctions) -> None:
-    service.add(execution("pipeline", "x" * 80))
+def test_a_table_has_whole_names(service: FakeStepFunctions) -> None:
+    service.add("pipeline", "x" * 80, "FAILED")
     assert "x" * 80 in call("list").stdout
     assert "No runs." in call("list", "etl").stdout
 
 
-def test_runs_can_be_filtered_by_status(service: StepFunctions) -> None:
-    service.add(execution("etl", "good"), status="SUCCEEDED", output="1")
-    service.add(execution("etl", "bad"))
+def test_runs_can_be_filtered_by_status(service: FakeStepFunctions) -> None:
+    service.add("etl", "good", "SUCCEEDED", output="1")
+    service.add("etl", "bad", "FAILED")
     assert [run["run"] for run in json.loads(call("list", "--status", "FAILED", "--json").stdout)] == ["bad"]
 
 
-def test_a_run_that_has_ended_is_not_stopped(service: StepFunctions) -> None:
-    service.add(execution("etl", "bad"))
+def test_a_run_that_has_ended_is_not_stopped(service: FakeStepFunctions) -> None:
+    service.add("etl", "bad", "FAILED")
     assert "bad is not running: FAILED" in call("stop", "bad", exit_code=1).stderr
 
 
-def test_a_run_that_succeeded_is_not_resumed(service: StepFunctions) -> None:
-    service.add(execution("etl", "good"), status="SUCCEEDED", output="1")
-    assert "nothing to resume" in call("resume", execution("etl", "good"), exit_code=1).stderr
+def test_a_run_that_succeeded_is_not_resumed(service: FakeStepFunctions) -> None:
+    service.add("etl", "good", "SUCCEEDED", output="1")
+    assert "nothing to resume" in call("resume", execution_arn("etl", "good"), exit_code=1).stderr
 
 
 @pytest.mark.parametrize("name", ["show", "stop", "resume"])
-@pytest.mark.parametrize("run", ["nothing", execution("etl", "nothing"), "arn:nonsense", ""])
-def test_an_unknown_run_is_named(service: StepFunctions, name: str, run: str) -> None:
+@pytest.mark.parametrize("run", ["nothing", execution_arn("etl", "nothing"), "arn:nonsense", ""])
+def test_an_unknown_run_is_named(service: FakeStepFunctions, name: str, run: str) -> None:
     assert repr(run) in call(name, run, exit_code=1).stderr
 
 

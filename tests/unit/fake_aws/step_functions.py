@@ -3,9 +3,10 @@
 import json
 import re
 import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from tests.unit.fake_aws.faults import AwsError
@@ -37,6 +38,7 @@ class FakeExecution:
     error: str | None = None
     cause: str | None = None
     runs: int = 0
+    started: datetime = NOON
 
     @property
     def name(self) -> str:
@@ -55,8 +57,8 @@ class FakeExecution:
             "stateMachineArn": f"{MACHINES}{self.machine}",
             "name": self.name,
             "status": self.status,
-            "startDate": NOON,
-            "stopDate": None if is_open else NOON,
+            "startDate": self.started,
+            "stopDate": None if is_open else self.started,
             "input": self.input,
             "output": self.output,
             "error": self.error,
@@ -96,12 +98,13 @@ class FakeStepFunctions:
         """An execution that others started; returns its ARN."""
         arn = execution_arn(machine, name)
         text = json.dumps({} if document is None else document)
-        self.executions[arn] = FakeExecution(arn, text, status, **ended)
+        self.executions[arn] = FakeExecution(arn, text, status, started=self._now(), **ended)
         return arn
 
     # Operations
 
-    def start_execution(self, *, stateMachineArn: str, name: str, input: str) -> dict[str, Any]:
+    def start_execution(self, *, stateMachineArn: str, input: str, name: str | None = None) -> dict[str, Any]:
+        name = name or str(uuid.uuid4())
         machine = stateMachineArn.removeprefix(MACHINES)
         if machine not in self.machines:
             raise AwsError("StateMachineDoesNotExist", f"State Machine Does Not Exist: '{stateMachineArn}'")
@@ -118,13 +121,35 @@ class FakeStepFunctions:
             earlier = self.executions.get(arn)
             if earlier and (earlier.status, earlier.input) != ("RUNNING", input):
                 raise AwsError("ExecutionAlreadyExists", f"Execution Already Exists: '{arn}'")
-            execution = self.executions.setdefault(arn, FakeExecution(arn, input))
+            execution = self.executions.setdefault(arn, FakeExecution(arn, input, started=self._now()))
         if self.work and not earlier:
             self.work(execution)
-        return {"executionArn": arn, "startDate": NOON}
+        return {"executionArn": arn, "startDate": execution.started}
 
     def describe_execution(self, *, executionArn: str) -> dict[str, Any]:
         return self._find(executionArn).describe()
+
+    def list_executions(
+        self, *, stateMachineArn: str, maxResults: int = 100, statusFilter: str | None = None
+    ) -> dict[str, Any]:
+        members = ("executionArn", "stateMachineArn", "name", "status", "startDate", "stopDate")
+        described = [
+            execution.describe()
+            for execution in self.executions.values()
+            if f"{MACHINES}{execution.machine}" == stateMachineArn
+            and statusFilter in (None, execution.status)
+        ]
+        newest = described[::-1][:maxResults]
+        return {"executions": [{m: each[m] for m in members if m in each} for each in newest]}
+
+    def get_execution_history(self, *, executionArn: str, reverseOrder: bool = False) -> dict[str, Any]:
+        started = self._find(executionArn).started
+        return {"events": [{"type": "ExecutionStarted", "id": 1, "timestamp": started}]}
+
+    def stop_execution(self, *, executionArn: str, error: str, cause: str) -> dict[str, Any]:
+        execution = self._find(executionArn)
+        execution.status, execution.error, execution.cause = "ABORTED", error, cause
+        return {"stopDate": self._now()}
 
     def redrive_execution(self, *, executionArn: str) -> dict[str, Any]:
         if not self.redrives:
@@ -141,6 +166,10 @@ class FakeStepFunctions:
 
     def send_task_failure(self, *, taskToken: str, error: str, cause: str) -> None:
         self._answer(Callback(taskToken, None, error, cause))
+
+    def _now(self) -> datetime:
+        # One execution after another, so that the newest can be told.
+        return NOON + timedelta(milliseconds=len(self.executions))
 
     def _answer(self, callback: Callback) -> None:
         with self._lock:
