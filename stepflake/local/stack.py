@@ -93,7 +93,7 @@ def _stop(state: Path) -> bool:
 
 
 def _check_catalog(root: Path) -> None:
-    """Raises StackError for an invalid remote function or input.json: deployed, it would fail every request."""
+    """Raises StackError for an invalid remote function or input.json, which would fail every request."""
     from core.catalog import CatalogError, read_catalog, read_workflows
 
     try:

@@ -188,5 +188,5 @@ def test_an_invalid_input_schema_is_named_with_its_line(tmp_path: Path, text: st
 def test_an_input_schema_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     path = write_schema(tmp_path, "invalid", "{}")
     path.write_bytes(b'{"title": "\xff"}')
-    with pytest.raises(CatalogError, match="input.json: this is not UTF-8"):
+    with pytest.raises(CatalogError, match=r"input\.json: this is not UTF-8"):
         read_workflows(tmp_path)
