@@ -62,7 +62,12 @@ def stack() -> Stack:
             pid = ended.removeprefix("test-")
             if pid.isdecimal() and not _is_alive(int(pid)):
                 stacks.down(PROJECT, ended)
-        _copy_project()
+        copied_for = PROJECT / "copied-for"
+        session = os.environ[_NAME_VARIABLE]
+        # Once for a session: the first worker's tests may read the copy already.
+        if not copied_for.exists() or copied_for.read_text() != session:
+            _copy_project()
+            copied_for.write_text(session)
         local = stacks.up(PROJECT, name, step=_quiet, parameters=PARAMETERS)
     # What state machines wait, in Wait states and before a Retry, takes a fiftieth of the time.
     answer = urllib3.request(
