@@ -43,11 +43,8 @@ lint-template: .venv/.ready
 unit: .venv/.ready ## the tests that need no stack
 	@$(BIN)/pytest -q -n auto --cov --cov-report= tests/unit
 
-# In this order: the file that takes longest begins first, so that both processes end at about the same time.
-WITH_ENGINE := tests/integration/test_local_stack.py tests/states tests/integration tests/conformance
-
 integration: .venv/.ready ## the tests on a real local stack, started once and shared by two processes
-	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-append --cov-report= $(WITH_ENGINE)
+	@$(BIN)/pytest -q -n 2 --dist loadfile --cov --cov-append --cov-report= tests/states tests/integration tests/conformance
 
 coverage: .venv/.ready ## list what the last `make test` did not cover
 	@$(BIN)/coverage report

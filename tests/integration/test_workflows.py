@@ -97,6 +97,7 @@ def statuses(output: dict[str, Any]) -> list[str]:
 def test_each_row_is_answered_in_order_and_a_failed_one_affects_no_other(sql: Sql) -> None:
     good, bad, other = sql.query("pipeline", review("I love it"), review(fails=99), review("I hate it"))
 
+    assert "error" not in good, good
     assert (good["document"]["text"], other["document"]["text"]) == ("I love it", "I hate it")
     assert statuses(good) == statuses(other) == ["run"] * 4
     assert good["document"]["sentiment"]["label"] == "Positive"
