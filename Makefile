@@ -40,13 +40,13 @@ lint-template: .venv/.ready
 	@$(BIN)/sam validate --lint --template template.yaml
 	@$(BIN)/stepflake lint
 
-unit: .venv/.ready ## the tests that need no stack
+unit: .venv/.ready ## the tests that need no stack, with coverage
 	@$(BIN)/pytest -q -n auto --cov --cov-report= tests/unit
 
 integration: .venv/.ready ## the tests on a real local stack, started once and shared by two processes
-	@$(BIN)/pytest -q -n 2 --dist loadfile --cov --cov-append --cov-report= tests/states tests/integration tests/conformance
+	@$(BIN)/pytest -q -n 2 --dist loadfile tests/states tests/integration tests/conformance
 
-coverage: .venv/.ready ## list what the last `make test` did not cover
+coverage: .venv/.ready ## list what the last `make unit` did not cover
 	@$(BIN)/coverage report
 
 bench: .venv/.ready ## compare the stack with the pattern that people copy today
