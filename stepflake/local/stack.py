@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.catalog import read_catalog, read_workflows
 from stepflake.local.build import build
 from stepflake.local.checkout import (
     DEFAULT_NAME,
@@ -38,10 +39,12 @@ def up(
 ) -> LocalStack:
     """Brings the local stack up: an engine, unless it runs, and the checkout's current code deployed into it.
 
-    `parameters`: of the template, in addition to samconfig.toml's [local]. Raises StackError or EngineError,
-    after stopping the engine if it started it.
+    `parameters`: of the template, in addition to samconfig.toml's [local]. Raises CatalogError before it
+    starts anything; StackError or EngineError, after stopping the engine if it started it.
     """
-    _check_catalog(root)
+    # An invalid remote function or input.json, once deployed, would fail every request.
+    read_catalog(root / "lambdas" / "functions", diagnostics=True)
+    read_workflows(root / "lambdas")
     state = state_directory(root, name)
     state.mkdir(parents=True, exist_ok=True)
     busy = f"Another `stepflake up` of the stack {name!r} is running; wait until it ends."
@@ -90,17 +93,6 @@ def _stop(state: Path) -> bool:
     (state / "engine.json").unlink(missing_ok=True)
     engine.stop()
     return True
-
-
-def _check_catalog(root: Path) -> None:
-    """Raises StackError for an invalid remote function or input.json, which would fail every request."""
-    from core.catalog import CatalogError, read_catalog, read_workflows
-
-    try:
-        read_catalog(root / "lambdas" / "functions", diagnostics=True)
-        read_workflows(root / "lambdas")
-    except CatalogError as error:
-        raise StackError(str(error)) from error
 
 
 def find_local(name: str = DEFAULT_NAME, root: Path | None = None) -> Stack:
