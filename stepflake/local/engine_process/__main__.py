@@ -1,0 +1,20 @@
+"""Runs MiniStack until it is stopped, with what the modules of this package install."""
+
+import runpy
+import socketserver
+
+from stepflake.local.engine_process import front, requests, states
+
+
+def main() -> None:
+    """Installs everything, then runs MiniStack in this process."""
+    # Events go to Lambdas through Python's socketserver, which writes head and body separately: with Nagle's
+    # algorithm each invocation would wait 40 ms for the acknowledgement in between.
+    socketserver.StreamRequestHandler.disable_nagle_algorithm = True
+    for module in (states, requests, front):
+        module.install()
+    runpy.run_module("ministack", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
