@@ -202,7 +202,7 @@ class StateMachine:
             while True:
                 described = self.client.describe_execution(executionArn=execution)
                 events = self._events(execution)
-                worker.answer(sum(event["type"] == "TaskScheduled" for event in events))
+                worker.answer(sum(event["type"] == "ActivityScheduled" for event in events))
                 if described["status"] != "RUNNING":
                     break
                 assert time.monotonic() < deadline, f"still running; tasks so far: {worker.tasks}"
@@ -218,7 +218,7 @@ class StateMachine:
             path=[
                 event["stateEnteredEventDetails"]["name"]
                 for event in events
-                if "stateEnteredEventDetails" in event
+                if event.get("stateEnteredEventDetails", {}).get("name") in self.definition["States"]
             ],
             tasks=worker.tasks,
             output=json.loads(described["output"]) if described["status"] == "SUCCEEDED" else None,
