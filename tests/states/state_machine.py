@@ -204,9 +204,10 @@ class StateMachine:
         work = threading.Thread(target=worker.answer_all, daemon=True)
         work.start()
         try:
-            while (described := self.client.describe_execution(executionArn=execution))["status"] == "RUNNING":
-                if worker.failure is not None:
-                    raise worker.failure
+            while (described := self.client.describe_execution(executionArn=execution))[
+                "status"
+            ] == "RUNNING":
+                worker.check()
                 assert time.monotonic() < deadline, f"still running; tasks so far: {worker.tasks}"
                 time.sleep(0.005)
             events = self._events(execution)
@@ -237,13 +238,18 @@ class StateMachine:
 
 @dataclass
 class _Worker:
-    """Takes the tasks of one activity and answers them. `failure`: why it stopped before the activity's end."""
+    """Takes the tasks of one activity and answers them. `failure`: why it stopped before the end."""
 
     client: SFNClient
     activity: str
     answers: Mapping[str, Answers]
     tasks: list[Task] = field(default_factory=list)
     failure: BaseException | None = None
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self.failure is not None:
+            raise self.failure
 
     def answer_all(self) -> None:
         """Take tasks until the activity is deleted."""

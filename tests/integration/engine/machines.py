@@ -12,18 +12,25 @@ from mypy_boto3_stepfunctions import SFNClient
 from stepflake.local.engine import Engine
 from tests.runs import wait_for
 
+
 class Machines:
     """Step Functions on a bare engine, as root of the account. The machines' role may do everything."""
 
     def __init__(self, engine: Engine, client: Callable[..., Any]) -> None:
         self.engine = engine
         self.client: SFNClient = client("stepfunctions")
-        # StartSyncExecution has an endpoint of its own on AWS (sync-states...), which resolves to nothing here.
-        self.client.meta.config.inject_host_prefix = False  # type: ignore[attr-defined]
-        trust = {"Effect": "Allow", "Principal": {"Service": "states.amazonaws.com"}, "Action": "sts:AssumeRole"}
+        # StartSyncExecution has an endpoint of its own on AWS (sync-states...), which does not resolve here.
+        self.client.meta.config.inject_host_prefix = False
+        trust = {
+            "Effect": "Allow",
+            "Principal": {"Service": "states.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        }
         iam = client("iam")
         name = f"role-{uuid.uuid4().hex}"
-        self.role: str = iam.create_role(RoleName=name, AssumeRolePolicyDocument=_policy(trust))["Role"]["Arn"]
+        self.role: str = iam.create_role(RoleName=name, AssumeRolePolicyDocument=_policy(trust))["Role"][
+            "Arn"
+        ]
         everything = _policy({"Effect": "Allow", "Action": "*", "Resource": "*"})
         iam.put_role_policy(RoleName=name, PolicyName="own", PolicyDocument=everything)
 
@@ -38,7 +45,10 @@ class Machines:
         kind = fields.pop("type", "STANDARD")
         definition = {"QueryLanguage": "JSONata", "StartAt": next(iter(states)), "States": states, **fields}
         answer = self.client.create_state_machine(
-            name=f"machine-{uuid.uuid4().hex}", definition=json.dumps(definition), roleArn=self.role, type=kind
+            name=f"machine-{uuid.uuid4().hex}",
+            definition=json.dumps(definition),
+            roleArn=self.role,
+            type=kind,
         )
         return answer["stateMachineArn"]
 

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -207,16 +208,12 @@ def test_nothing_begins_after_a_stop(machines: Machines, work: Activity) -> None
     events = machines.kinds(arn)
     assert (events[-1], events.count("ActivityScheduled")) == ("ExecutionAborted", 2)
     for token in tokens:
-        wait_for(lambda token=token: code_of_answer(work, token) == "TaskTimedOut", "the task's end")
+        wait_for(partial(is_closed, work, token), "the task's end")
     assert machines.kinds(arn) == events
 
 
-def code_of_answer(work: Activity, token: str) -> str:
-    try:
-        work.succeed(token)
-    except work.client.exceptions.TaskTimedOut:
-        return "TaskTimedOut"
-    return ""
+def is_closed(work: Activity, token: str) -> bool:
+    return code_of(lambda: work.succeed(token)) == "TaskTimedOut"
 
 
 @pytest.mark.parametrize("how", ["stop", "timeout", "sibling"])
@@ -310,7 +307,9 @@ def test_a_failed_part_stops_the_others_at_once(machines: Machines, work: Activi
     assert kinds.count("ActivityScheduled") == (2 if kind == "Map" else 1)
     if kind == "Map":
         assert [kinds.count(f"MapIteration{end}") for end in ("Started", "Failed", "Aborted")] == [2, 1, 1]
-    assert kinds.index(f"{kind}StateFailed") < kinds.index("PassStateExited", kinds.index(f"{kind}StateFailed"))
+    assert kinds.index(f"{kind}StateFailed") < kinds.index(
+        "PassStateExited", kinds.index(f"{kind}StateFailed")
+    )
 
 
 # --- retries ---
@@ -318,7 +317,9 @@ def test_a_failed_part_stops_the_others_at_once(machines: Machines, work: Activi
 
 def test_a_map_is_retried_as_a_whole(machines: Machines, work: Activity) -> None:
     retry = [{"ErrorEquals": ["Busy"], "IntervalSeconds": 1, "MaxAttempts": 1}]
-    machine = machines.create({"Map": map_of({"Work": task(work.arn)}, [1, 2], MaxConcurrency=1, Retry=retry)})
+    machine = machines.create(
+        {"Map": map_of({"Work": task(work.arn)}, [1, 2], MaxConcurrency=1, Retry=retry)}
+    )
     arn = machines.start(machine)
     work.succeed(work.take()[0], "first")
     work.fail(work.take()[0], "Busy")

@@ -41,7 +41,9 @@ def name() -> str:
 # --- names ---
 
 
-@pytest.mark.parametrize("bad", ["a b", "a/b", "a:b", "a*", "<a>", "a\tb", "a#b", "a\u0085b", "a\u2003b", "a$b"])
+@pytest.mark.parametrize(
+    "bad", ["a b", "a/b", "a:b", "a*", "<a>", "a\tb", "a#b", "a\u0085b", "a\u2003b", "a$b"]
+)
 def test_a_name_with_a_forbidden_character_is_refused(machines: Machines, waiting: str, bad: str) -> None:
     assert code_of(lambda: machines.start(waiting, name=bad)) == "InvalidName"
     assert code_of(lambda: machines.client.create_activity(name=bad)) == "InvalidName"
@@ -109,7 +111,11 @@ def test_an_output_that_is_too_large_fails_the_execution(machines: Machines) -> 
 
 @pytest.mark.parametrize(
     ("catches", "status"),
-    [(["States.DataLimitExceeded"], "SUCCEEDED"), (["States.ALL"], "FAILED"), (["States.TaskFailed"], "FAILED")],
+    [
+        (["States.DataLimitExceeded"], "SUCCEEDED"),
+        (["States.ALL"], "FAILED"),
+        (["States.TaskFailed"], "FAILED"),
+    ],
 )
 @pytest.mark.parametrize("what", ["Arguments", "Output", "result"])
 def test_only_its_own_name_catches_data_that_is_too_large(
@@ -258,7 +264,11 @@ def test_an_express_machine_is_started_twice_under_one_name_and_not_described(ma
 
 
 def child_of(machines: Machines, child: str, **fields: Any) -> str:
-    arguments = {"StateMachineArn": child, "Name": "{% $states.input.name %}", "Input": "{% $states.input.input %}"}
+    arguments = {
+        "StateMachineArn": child,
+        "Name": "{% $states.input.name %}",
+        "Input": "{% $states.input.input %}",
+    }
     return machines.create({"Run": task(f"{START}.sync:2", Arguments=arguments, **fields)})
 
 
@@ -354,6 +364,65 @@ def test_a_parallel_has_arguments_output_and_variables(machines: Machines) -> No
     )
 
     assert json.loads(machines.run(machine, {"n": 5})["output"]) == [15, 25]
+
+
+def test_a_distributed_map_has_expressions_like_an_inline_one(machines: Machines) -> None:
+    processor = {
+        "ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"},
+        "StartAt": "Each",
+        "States": {"Each": pass_(Output="{% $states.input.value * $states.input.factor %}")},
+    }
+    machine = machines.create(
+        {
+            "Map": {
+                "Type": "Map",
+                "Items": "{% $states.input.numbers %}",
+                "ItemSelector": {
+                    "value": "{% $states.context.Map.Item.Value %}",
+                    "factor": "{% $states.input.factor %}",
+                },
+                "MaxConcurrency": "{% $states.input.factor %}",
+                "ItemProcessor": processor,
+                "Assign": {"all": "{% $states.result %}"},
+                "Output": "{% $sum($states.result) %}",
+                "Next": "Last",
+            },
+            "Last": pass_(Output={"sum": "{% $states.input %}", "all": "{% $all %}"}),
+        }
+    )
+
+    end = machines.run(machine, {"numbers": [1, 2, 3], "factor": 2})
+
+    assert json.loads(end["output"]) == {"sum": 12, "all": [2, 4, 6]}
+
+
+@pytest.mark.parametrize(("tolerated", "status"), [(1, "SUCCEEDED"), (0, "FAILED")])
+def test_a_distributed_map_tolerates_as_many_failed_items_as_it_says(
+    machines: Machines, tolerated: int, status: str
+) -> None:
+    processor = {
+        "ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"},
+        "StartAt": "Each",
+        "States": {"Each": pass_(Output="{% 6 / $states.input.divisor %}")},
+    }
+    items = [{"divisor": 1}, {"none": 0}, {"divisor": 3}]
+    fields = {"ToleratedFailureCount": tolerated, "MaxConcurrency": 1}
+    machine = machines.create(
+        {"Map": {"Type": "Map", "Items": items, "ItemProcessor": processor, "End": True, **fields}}
+    )
+
+    assert machines.run(machine)["status"] == status
+
+
+def test_a_message_that_cannot_be_sent_fails_the_task_that_waits_for_its_token(machines: Machines) -> None:
+    send = task(
+        "arn:aws:states:::sqs:sendMessage.waitForTaskToken",
+        Arguments={"QueueUrl": f"{machines.engine.url}/000000000000/nowhere", "MessageBody": "hello"},
+    )
+
+    end = machines.run(machines.create({"Send": send}))
+
+    assert (end["status"], end["error"].partition(".")[0]) == ("FAILED", "SQS")
 
 
 def test_without_limits_sizes_do_not_count(machines: Machines) -> None:

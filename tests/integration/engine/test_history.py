@@ -40,7 +40,11 @@ def test_each_state_is_entered_and_exited(machines: Machines) -> None:
     events = machines.events(end["executionArn"])
     assert [event["type"] for event in events] == [
         "ExecutionStarted",
-        *(f"{kind}State{move}" for kind in ("Pass", "Choice", "Wait", "Succeed") for move in ("Entered", "Exited")),
+        *(
+            f"{kind}State{move}"
+            for kind in ("Pass", "Choice", "Wait", "Succeed")
+            for move in ("Entered", "Exited")
+        ),
         "ExecutionSucceeded",
     ]
     assert [event["id"] for event in events] == list(range(1, 11))

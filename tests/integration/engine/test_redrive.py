@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -34,7 +35,9 @@ def redrive(machines: Machines, arn: str, **token: str) -> Any:
 
 def entered(machines: Machines, arn: str) -> list[str]:
     events = machines.events(arn)
-    return [event["stateEnteredEventDetails"]["name"] for event in events if "stateEnteredEventDetails" in event]
+    return [
+        event["stateEnteredEventDetails"]["name"] for event in events if "stateEnteredEventDetails" in event
+    ]
 
 
 def test_an_execution_continues_at_the_state_that_failed(machines: Machines, work: Activity) -> None:
@@ -198,7 +201,9 @@ def test_a_parallel_keeps_the_branches_that_succeeded(machines: Machines, work: 
 
 def test_a_map_run_redrives_the_children_that_did_not_succeed(machines: Machines, work: Activity) -> None:
     step = task(work.arn, Arguments={"item": "{% $states.input %}", "who": "{% $states.context.Execution %}"})
-    arn = machines.start(machines.create({"Map": map_of({"Work": step}, [1, 2], "DISTRIBUTED", Label="each")}))
+    arn = machines.start(
+        machines.create({"Map": map_of({"Work": step}, [1, 2], "DISTRIBUTED", Label="each")})
+    )
     first = {}
     for _ in range(2):
         token, given = work.take()
@@ -208,6 +213,7 @@ def test_a_map_run_redrives_the_children_that_did_not_succeed(machines: Machines
         else:
             failing = token
     (run,) = machines.client.list_map_runs(executionArn=arn)["mapRuns"]
+
     def described() -> Any:
         return machines.client.describe_map_run(mapRunArn=run["mapRunArn"])
 
@@ -255,7 +261,7 @@ def test_what_cannot_be_redriven_says_why(machines: Machines, work: Activity) ->
     machines.set(HistoryEvents=4)
 
     for arn in (done["executionArn"], running, full):
-        assert code_of(lambda arn=arn: redrive(machines, arn)) == "ExecutionNotRedrivable"
+        assert code_of(partial(redrive, machines, arn)) == "ExecutionNotRedrivable"
     assert machines.describe(full)["redriveStatusReason"] == "Execution history event limit exceeded"
     assert done["redriveStatusReason"] == "Execution is SUCCEEDED and cannot be redriven"
     assert code_of(lambda: redrive(machines, f"{full}x")) == "ExecutionDoesNotExist"

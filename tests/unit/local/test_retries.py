@@ -1,6 +1,7 @@
 """Which errors Retry and Catch match on the local engine, and how long retries wait."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -31,10 +32,10 @@ def test_an_error_is_matched(error_equals: list[str], error: str, expected: bool
     assert matches(error_equals, error) is expected
 
 
-def delays(*retriers: dict[str, object], error: str = "Busy", at_most: int = 20) -> list[float]:
+def delays(*retriers: dict[str, Any], error: str = "Busy", at_most: int = 20) -> list[float]:
     """The waits of one error that keeps coming."""
     retried: Counter[int] = Counter()
-    waits = []
+    waits: list[float] = []
     while len(waits) < at_most and (delay := next_delay(retriers, error, retried)) is not None:
         waits.append(delay)
     return waits

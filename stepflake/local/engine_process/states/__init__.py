@@ -1,6 +1,6 @@
 """Step Functions as on AWS, where MiniStack does otherwise: executions, their states, limits and redrives.
 
-MiniStack keeps the state machines and evaluates JSONata and JSONPath; what runs an execution is in this package.
+MiniStack keeps the state machines and evaluates JSONata and JSONPath; what runs executions is here.
 """
 
 import json

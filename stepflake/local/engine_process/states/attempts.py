@@ -1,7 +1,7 @@
-"""Attempts at executions, each from a start or a redrive to an end, and the flows of states that they consist of.
+"""Attempts at executions, each from a start or a redrive to an end, and the flows of states that they have.
 
-An attempt ends once: with its last state, by StopExecution, by its TimeoutSeconds or by a full history. From then
-on nothing that still runs in it has an effect: whatever it does next raises StoppedError.
+An attempt ends once: with its last state, by StopExecution, by its TimeoutSeconds or by a full history. From
+then on nothing that still runs in it has an effect: whatever it does next raises StoppedError.
 """
 
 import contextvars
@@ -172,7 +172,7 @@ class Flow:
     def part(self, position: Position, context: Mapping[str, Any]) -> "Flow":
         """An iteration or a branch, with variables of its own. Raises StoppedError."""
         own = {**context, "variables": dict(context["variables"])}
-        return Flow(self.attempt, position, own, self.previous, parent=self)
+        return Flow(self.attempt, position, own, position.event or self.previous, parent=self)
 
     def close(self) -> None:
         """Ends a part."""
@@ -237,12 +237,12 @@ class Flow:
         """Appends an event to the history. Raises StoppedError."""
         if self._is_stopped:
             raise StoppedError
-        self.previous = self.attempt.add(kind, details, self.previous)
+        self._follow(self.attempt.add(kind, details, self.previous))
 
     def add_aborted(self, kind: str, details: Mapping[str, Any] | None = None) -> None:
         """Appends an event about what was stopped, unless the whole execution has ended."""
         try:
-            self.previous = self.attempt.add(kind, details, self.previous)
+            self._follow(self.attempt.add(kind, details, self.previous))
         except StoppedError:
             return
 
@@ -277,9 +277,12 @@ class Flow:
         }
         if self._is_stopped:
             raise StoppedError
-        self.previous = self.attempt.add(
-            kind, details, self.previous, lambda: vars(self.position).update(moved)
+        self._follow(
+            self.attempt.add(kind, details, self.previous, lambda: vars(self.position).update(moved))
         )
+
+    def _follow(self, event: int) -> None:
+        self.previous = self.position.event = event
 
     def _take(self, part: "Flow") -> None:
         with self._lock:

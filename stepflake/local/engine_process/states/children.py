@@ -1,4 +1,4 @@
-"""Executions that a Task starts with .sync: it waits for their end, and stops them where it is stopped itself.
+"""Executions that a Task starts with .sync: it waits for their end, and stops them where it is stopped.
 
 https://docs.aws.amazon.com/step-functions/latest/dg/connect-to-resource.html#connect-sync
 """

@@ -10,7 +10,15 @@ from typing import Any
 
 from ministack.services import stepfunctions  # type: ignore[import-untyped]
 
-from stepflake.local.engine_process.states.attempts import FLOW, Attempt, Execution, Flow, StoppedError, current_flow, to_text
+from stepflake.local.engine_process.states.attempts import (
+    FLOW,
+    Attempt,
+    Execution,
+    Flow,
+    StoppedError,
+    current_flow,
+    to_text,
+)
 from stepflake.local.engine_process.states.executions import execution_context, mark_redriven
 from stepflake.local.engine_process.states.flows import check_size, evaluating, run_flow
 from stepflake.local.engine_process.states.items import MapItems
@@ -104,7 +112,9 @@ def run_map_run(flow: Flow, state: Mapping[str, Any], items: MapItems) -> None:
         flow.add("MapRunStarted", details)
     workers = items.concurrency or _DEFAULT_CONCURRENCY
     try:
-        errors = run_parts(flow, workers, lambda number: _run_child(flow, run, items, number), run.is_tolerated)
+        errors = run_parts(
+            flow, workers, lambda number: _run_child(flow, run, items, number), run.is_tolerated
+        )
     except StoppedError:
         run.end("ABORTED")
         raise

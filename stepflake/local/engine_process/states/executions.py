@@ -1,4 +1,4 @@
-"""Executions as the engine records them: new ones, those that run again, and what their states see of them."""
+"""Executions as the engine records them: new ones, those that run again, and what their states see."""
 
 import json
 import re
@@ -11,7 +11,9 @@ from ministack.services import stepfunctions  # type: ignore[import-untyped]
 from stepflake.local.engine_process.states.attempts import Execution
 
 # https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html
-_FORBIDDEN = re.compile(r"[\s<>{}\[\]?*\"#%\\^|~`$&,;:/\x00-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff\U0010ffff]")
+_FORBIDDEN = re.compile(
+    r"[\s<>{}\[\]?*\"#%\\^|~`$&,;:/\x00-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff\U0010ffff]"
+)
 
 
 def is_valid_name(name: str) -> bool:
@@ -19,7 +21,9 @@ def is_valid_name(name: str) -> bool:
     return not _FORBIDDEN.search(name) and not any(unicodedata.category(each) == "Zs" for each in name)
 
 
-def new_execution(machine: Mapping[str, Any], definition: Mapping[str, Any], arn: str, text: str) -> Execution:
+def new_execution(
+    machine: Mapping[str, Any], definition: Mapping[str, Any], arn: str, text: str
+) -> Execution:
     """The record of an execution of a machine that starts now. `text`: its input.
 
     `definition`: the machine, or the version of it that is run.

@@ -77,9 +77,7 @@ def _execute(flow: Flow, kind: str, state: Mapping[str, Any], value: Any) -> Ste
                 with evaluating(flow):
                     return _succeed(state, value, context), None
             case "Fail":
-                with evaluating(flow):
-                    error = stepfunctions._fail_state_error(state, value, context)
-                raise stepfunctions._ExecutionError(*error)
+                _fail(flow, state, value)
     except (StoppedError, stepfunctions._ExecutionError):
         raise
     except Exception as error:
@@ -93,6 +91,12 @@ def _succeed(state: Mapping[str, Any], value: Any, context: Mapping[str, Any]) -
         return stepfunctions._apply_jsonata_output(state, value, context, default=value)
     value = stepfunctions._apply_input_path(state, value, context)
     return stepfunctions._apply_output_path(state, value, context)
+
+
+def _fail(flow: Flow, state: Mapping[str, Any], value: Any) -> None:
+    with evaluating(flow):
+        error, cause = stepfunctions._fail_state_error(state, value, flow.context)
+    raise stepfunctions._ExecutionError(error, cause)
 
 
 def guarded(flow: Flow, state: Mapping[str, Any], value: Any, attempt: Callable[[], Step]) -> Step:
@@ -129,9 +133,7 @@ def map_result(flow: Flow, state: Mapping[str, Any], value: Any, result: Any) ->
     context = flow.context
     with evaluating(flow):
         if stepfunctions._state_query_language(state, context) == "JSONata":
-            output = stepfunctions._apply_jsonata_output(
-                state, value, context, result=result, default=result
-            )
+            output = stepfunctions._apply_jsonata_output(state, value, context, result=result, default=result)
             stepfunctions._apply_state_assign(state, value, context, result=result)
         else:
             selected = stepfunctions._apply_result_selector(state, result)
@@ -142,7 +144,11 @@ def map_result(flow: Flow, state: Mapping[str, Any], value: Any, result: Any) ->
 
 
 def assign(
-    state: Mapping[str, Any], value: Any, context: dict[str, Any], result: Any = None, error_output: Any = None
+    state: Mapping[str, Any],
+    value: Any,
+    context: dict[str, Any],
+    result: Any = None,
+    error_output: Any = None,
 ) -> None:
     """Assigns a state's variables; each expression sees the values from before.
 
@@ -168,7 +174,7 @@ def evaluating(flow: Flow) -> Iterator[None]:
 
 
 def check_size(text: str, name: str) -> None:
-    """Raises States.DataLimitExceeded for data that a state cannot pass on. `name`: of a state or resource."""
+    """Raises States.DataLimitExceeded for data that is too large. `name`: of its state or resource."""
     if not ACCOUNT.fits("states.PayloadSize", len(text.encode(errors="surrogatepass"))):
         raise stepfunctions._ExecutionError(
             "States.DataLimitExceeded",
@@ -178,7 +184,7 @@ def check_size(text: str, name: str) -> None:
 
 
 def count_transition(flow: Flow) -> None:
-    """Takes a token for a state transition, as soon as there is one: AWS delays them. EXPRESS has no limit."""
+    """Takes a token for a state transition as soon as there is one: AWS delays them. EXPRESS has no limit."""
     if not is_express(flow.attempt.execution):
         ACCOUNT.wait("states.StateTransition")
 

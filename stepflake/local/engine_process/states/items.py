@@ -11,7 +11,9 @@ from stepflake.local.engine_process.states.attempts import Flow
 class MapItems:
     """The items of one Map. `concurrency`: its MaxConcurrency, 0 where it has none."""
 
-    def __init__(self, flow: Flow, state: Mapping[str, Any], value: Any, effective: Any, items: list[Any]) -> None:
+    def __init__(
+        self, flow: Flow, state: Mapping[str, Any], value: Any, effective: Any, items: list[Any]
+    ) -> None:
         self.processor: Mapping[str, Any] = state.get("ItemProcessor") or state["Iterator"]
         self.is_distributed = self.processor.get("ProcessorConfig", {}).get("Mode") == "DISTRIBUTED"
         self._items = items

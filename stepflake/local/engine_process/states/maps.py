@@ -5,7 +5,13 @@ from typing import Any
 
 from ministack.services import stepfunctions  # type: ignore[import-untyped]
 
-from stepflake.local.engine_process.states.attempts import Execution, Flow, StoppedError, current_flow, to_text
+from stepflake.local.engine_process.states.attempts import (
+    Execution,
+    Flow,
+    StoppedError,
+    current_flow,
+    to_text,
+)
 from stepflake.local.engine_process.states.flows import (
     Step,
     check_size,
@@ -21,9 +27,7 @@ from stepflake.local.engine_process.states.parts import raise_first, run_parts
 MAX_INLINE_CONCURRENCY = 40
 
 
-def execute_map(
-    state: Mapping[str, Any], value: Any, execution: Execution, context: dict[str, Any]
-) -> Step:
+def execute_map(state: Mapping[str, Any], value: Any, execution: Execution, context: dict[str, Any]) -> Step:
     """A Map, with its Retry and Catch."""
     flow = current_flow()
     return guarded(flow, state, value, lambda: _try_map(flow, state, value))

@@ -100,7 +100,9 @@ def start_sync_execution(data: dict[str, Any]) -> Answer:
     execution = new_execution(machine, definition, arn, text)
     _run(_new_attempt(execution, machine, definition["definition"], Position()))
     fields = ("executionArn", "stateMachineArn", "name", "startDate", "stopDate", "status", "input", "output")
-    answer = {field: execution[field] for field in (*fields, "error", "cause") if execution[field] is not None}
+    answer = {
+        field: execution[field] for field in (*fields, "error", "cause") if execution[field] is not None
+    }
     return _json({**answer, "inputDetails": {"included": True}, "outputDetails": {"included": True}})
 
 
@@ -234,9 +236,7 @@ def _too_long(member: str, limit: str) -> str:
     )
 
 
-def _new_attempt(
-    execution: Execution, machine: Mapping[str, Any], text: str, position: Position
-) -> Attempt:
+def _new_attempt(execution: Execution, machine: Mapping[str, Any], text: str, position: Position) -> Attempt:
     definition = json.loads(text)
     language = definition.get("QueryLanguage", "JSONPath")
     seconds = definition.get("TimeoutSeconds", math.inf)

@@ -15,7 +15,7 @@ def run_parts(
     run_part: Callable[[int], None],
     is_tolerated: Callable[[int], bool] = lambda _: False,
 ) -> list[Exception]:
-    """Runs the parts of a flow's position that are not done, so many at once; their errors, the first one first.
+    """Runs the parts of a flow's position that are not done, so many at once; their errors, oldest first.
 
     `is_tolerated`: whether so many errors leave the others running. Raises StoppedError.
     """

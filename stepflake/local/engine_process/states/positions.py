@@ -9,9 +9,10 @@ from typing import Any, Self
 class Position:
     """Of one flow of states: an execution's own, an iteration's or a branch's.
 
-    `state`: the one that it is in or, where it `is_entered` not yet, the next one; "" before the first. `input` and
-    `variables`: those that the state is entered with. `parts`: of the Map or Parallel that it is in, none before they begin. `map_run`: of a distributed Map.
-    `execution`: the ARN of the child execution that runs this part of a distributed Map.
+    `state`: the one that it is in or, where it `is_entered` not yet, the next one; "" before the first.
+    `input`, `variables`: those that the state is entered with. `parts`: of the Map or Parallel that it is in,
+    none before they begin. `result`: where it `is_done`. `map_run`: the ARN of a distributed Map's run.
+    `execution`: the ARN of the child that runs this part of such a Map. `event`: the id of the newest event.
     """
 
     state: str = ""
@@ -23,6 +24,7 @@ class Position:
     result: Any = None
     map_run: str = ""
     execution: str = ""
+    event: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As JSON: the engine writes executions to its state directory when it stops."""

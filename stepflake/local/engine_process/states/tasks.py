@@ -1,4 +1,4 @@
-"""Task states: the call, what it waits for (an answer, a task token, a child execution), and its time limits."""
+"""Task states: the call, what it waits for (an answer, a token, a child execution), and its time limits."""
 
 import contextvars
 import math
@@ -26,9 +26,7 @@ from stepflake.local.engine_process.states.tokens import TaskToken
 _PREFIXES = {"activity": "Activity", "function": "LambdaFunction", "service": "Task"}
 
 
-def execute_task(
-    state: Mapping[str, Any], value: Any, execution: Execution, context: dict[str, Any]
-) -> Step:
+def execute_task(state: Mapping[str, Any], value: Any, execution: Execution, context: dict[str, Any]) -> Step:
     """A Task, with its Retry and Catch. The engine's functions for what it calls make the calls."""
     flow = current_flow()
     return guarded(flow, state, value, lambda: _try_task(flow, state, value))
@@ -55,9 +53,7 @@ def _try_task(flow: Flow, state: Mapping[str, Any], value: Any) -> Step:
             _seconds(state, "TimeoutSeconds", value, context),
             _seconds(state, "HeartbeatSeconds", value, context),
         )
-    text = to_text(arguments)
-    check_size(text, resource)
-    result = _Call(flow, state, resource, arguments, text, limits).result()
+    result = _Call(flow, state, arguments, limits).result()
     return map_result(flow, state, value, result)
 
 
@@ -72,8 +68,10 @@ def _seconds(state: Mapping[str, Any], field: str, value: Any, context: Mapping[
     else:
         seconds = state[field]
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds <= 0 or seconds % 1:
+        is_jsonata = stepfunctions._state_query_language(state, context) == "JSONata"
         raise stepfunctions._ExecutionError(
-            "States.Runtime", f"The {field} of a Task must be a positive integer, but it was: {seconds!r}"
+            "States.QueryEvaluationError" if is_jsonata else "States.Runtime",
+            f"The {field} of a Task must be a positive integer, but it was: {seconds!r}",
         )
     return float(seconds)
 
@@ -90,6 +88,11 @@ class _Limits:
         self.heartbeat = heartbeat
         self._end = time.monotonic() + timeout
 
+    def details(self) -> dict[str, int]:
+        """As the event says them with which a Task is scheduled."""
+        both = {"timeoutInSeconds": self.timeout, "heartbeatInSeconds": self.heartbeat}
+        return {name: int(seconds) for name, seconds in both.items() if seconds < math.inf}
+
     def left(self, token: TaskToken | None) -> float:
         """The seconds until one of them is reached. Raises _TimeoutError where it is."""
         now = time.monotonic()
@@ -102,17 +105,18 @@ class _Limits:
 
 
 class _Call:
-    """One try of a Task."""
+    """One try of a Task. Raises States.DataLimitExceeded for arguments that are too large."""
 
     def __init__(
         self,
         flow: Flow,
         state: Mapping[str, Any],
-        resource: str,
         arguments: Any,
-        text: str,
         limits: _Limits,
     ) -> None:
+        resource = state.get("Resource", "")
+        text = to_text(arguments)
+        check_size(text, resource)
         self.flow = flow
         self.state = state
         self.resource = resource
@@ -131,10 +135,7 @@ class _Call:
             self.scheduled |= {"region": stepfunctions.get_region(), "parameters": text}
         else:
             self.scheduled |= {"resource": resource, "input": text}
-        if limits.timeout < math.inf:
-            self.scheduled["timeoutInSeconds"] = int(limits.timeout)
-        if limits.heartbeat < math.inf:
-            self.scheduled["heartbeatInSeconds"] = int(limits.heartbeat)
+        self.scheduled |= limits.details()
 
     def result(self) -> Any:
         """What the task gave. Raises the engine's _ExecutionError, or StoppedError."""
@@ -169,9 +170,7 @@ class _Call:
         queue = stepfunctions._activity_tasks.get(self.resource)
         if queue is None:
             self.flow.add("ActivityScheduled", self.scheduled)
-            raise stepfunctions._ExecutionError(
-                "ActivityDoesNotExist", f"Activity {self.resource} not found"
-            )
+            raise stepfunctions._ExecutionError("ActivityDoesNotExist", f"Activity {self.resource} not found")
         token = self.token = TaskToken(self.flow, stepfunctions.new_uuid(), self.wake)
         token.beat_at = math.inf  # until a worker has the task
         self.flow.add("ActivityScheduled", self.scheduled)
