@@ -106,14 +106,14 @@ class Attempt:
             self._is_over = True
             details = {"output": output} if status == "SUCCEEDED" else _without_none(error=error, cause=cause)
             self._append(_LAST_EVENTS[status], details, self.root.previous)
+            # Before the status says that it has ended: from then on it may be redriven.
+            del _running[self.execution["executionArn"]]
             self.execution.update(
                 status=status, stopDate=stepfunctions.now_iso(), output=output, error=error, cause=cause
             )
             if status != "SUCCEEDED":
-                position = self.root.position.to_json()
-                self.execution["redrive"] = {"definition": self.definition, "position": position}
+                self.execution["redrive"] = (self.definition, self.root.position.copy())
             tell, self._tell = self._tell, []
-        del _running[self.execution["executionArn"]]
         self.root.stop()
         for told in tell:
             told()
@@ -168,6 +168,10 @@ class Flow:
         self._wake: threading.Event | None = None
         if parent is not None:
             parent._take(self)
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._is_stopped
 
     def part(self, position: Position, context: Mapping[str, Any]) -> "Flow":
         """An iteration or a branch, with variables of its own. Raises StoppedError."""

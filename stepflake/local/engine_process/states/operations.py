@@ -72,6 +72,7 @@ def start_execution(data: dict[str, Any]) -> Answer:
         earlier = stepfunctions._executions.get(arn)
         if earlier is None:
             execution = new_execution(machine, definition, arn, text)
+            attempt = _new_attempt(execution, machine, definition["definition"], Position())
             # An EXPRESS execution cannot be described.
             if not is_express:
                 stepfunctions._executions[arn] = execution
@@ -79,7 +80,6 @@ def start_execution(data: dict[str, Any]) -> Answer:
         if earlier["status"] == "RUNNING" and earlier["input"] == text:
             return _json({"executionArn": arn, "startDate": earlier["startDate"]})
         return refuse("ExecutionAlreadyExists", f"Execution Already Exists: '{arn}'")
-    attempt = _new_attempt(execution, machine, definition["definition"], Position())
     stepfunctions._emit_execution_status_event(execution)
     _in_background(attempt)
     return _json({"executionArn": arn, "startDate": execution["startDate"]})
@@ -171,13 +171,12 @@ def redrive_execution(data: dict[str, Any]) -> Answer:
             reason = reason or "Execution can only be redriven by its Map Run"
         if reason:
             return refuse("ExecutionNotRedrivable", f"Execution Not Redrivable: '{reason}: {arn}'")
-        stood = execution["redrive"]
+        text, position = execution["redrive"]
         mark_redriven(execution)
         known[token] = execution["redriveDate"]
         for oldest in list(known)[:-MAX_CLIENT_TOKENS]:
             del known[oldest]
-    position = Position.from_json(stood["position"])
-    attempt = _new_attempt(execution, machine, stood["definition"], position)
+        attempt = _new_attempt(execution, machine, text, position)
     attempt.root.add("ExecutionRedriven", {"redriveCount": execution["redriveCount"]})
     stepfunctions._emit_execution_status_event(execution)
     _in_background(attempt)

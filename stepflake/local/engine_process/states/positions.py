@@ -1,7 +1,7 @@
 """Where an execution stands: what a redrive needs to continue at the state that did not succeed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 
@@ -26,11 +26,6 @@ class Position:
     execution: str = ""
     event: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON: the engine writes executions to its state directory when it stops."""
-        return {**vars(self), "parts": [part.to_json() for part in self.parts]}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """What `to_json` gave."""
-        return cls(**{**document, "parts": [cls.from_json(part) for part in document["parts"]]})
+    def copy(self) -> Self:
+        """This position as it is now; inputs, variables and results are never changed."""
+        return replace(self, parts=[part.copy() for part in self.parts])

@@ -27,8 +27,6 @@ def why_not_redrivable(execution: Execution) -> str:
     stopped = datetime.fromisoformat(execution["stopDate"])
     if datetime.now(UTC) - stopped > REDRIVABLE_PERIOD:
         return "Execution redrivable period exceeded"
-    if "redrive" not in execution:  # the engine stopped while it ran, and does not know where it stood
-        return f"Execution is {status} and cannot be redriven"
     return ""
 
 

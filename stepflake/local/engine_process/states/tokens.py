@@ -51,7 +51,7 @@ class TaskToken:
     def answer(self, *, result: Any = None, error: Exception | None = None) -> bool:
         """Whether this is its first answer, which counts."""
         with _lock:
-            if self.is_answered:
+            if self.is_answered or self.flow.is_stopped:
                 return False
             self._result, self._error, self.is_answered = result, error, True
         self.wake.set()
