@@ -273,6 +273,24 @@ def test_a_poison_task_fails_the_run_with_its_reason_and_only_it_is_run_again(
     assert fan_out.calls(f"{key}-well") == 1
 
 
+def test_a_group_has_a_history_of_its_own_with_eight_events_for_each_task(fan_out: FanOut) -> None:
+    """What tests/unit/fan_out/test_size.py reckons with."""
+    client = fan_out.stack.client("stepfunctions")
+    handle = fan_out.start({"names": [{"name": name} for name in "abc"]})
+    assert fan_out.finish(handle).status == "SUCCEEDED"
+    (run,) = client.list_map_runs(executionArn=handle)["mapRuns"]
+    (group,) = client.list_executions(mapRunArn=run["mapRunArn"])["executions"]
+
+    events = client.get_execution_history(executionArn=group["executionArn"])["events"]
+
+    kinds = [event["type"] for event in events]
+    task = ["MapIterationStarted", "TaskStateEntered", "TaskScheduled", "TaskStarted", "TaskSubmitted"]
+    task += ["TaskSucceeded", "TaskStateExited", "MapIterationSucceeded"]
+    around = ["ExecutionStarted", "MapStateEntered", "MapStateStarted"]
+    around += ["MapStateSucceeded", "MapStateExited", "ExecutionSucceeded"]
+    assert sorted(kinds) == sorted(around + task * 3)
+
+
 def test_a_run_id_is_bound_to_its_tasks(fan_out: FanOut, key: str) -> None:
     fan_out.run({"names": [{"name": "a"}], "run_id": key})
 

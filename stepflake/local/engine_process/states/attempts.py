@@ -108,11 +108,11 @@ class Attempt:
             self._append(_LAST_EVENTS[status], details, self.root.previous)
             # Before the status says that it has ended: from then on it may be redriven.
             del _running[self.execution["executionArn"]]
+            if status != "SUCCEEDED":
+                self.execution["redrive"] = (self.definition, self.root.position.copy())
             self.execution.update(
                 status=status, stopDate=stepfunctions.now_iso(), output=output, error=error, cause=cause
             )
-            if status != "SUCCEEDED":
-                self.execution["redrive"] = (self.definition, self.root.position.copy())
             tell, self._tell = self._tell, []
         self.root.stop()
         for told in tell:
