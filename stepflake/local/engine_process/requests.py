@@ -27,7 +27,7 @@ _THROTTLES = {
     "dynamodb": ("ThrottlingException", 400, "Throughput exceeds the current capacity of your table."),
     "lambda": ("TooManyRequestsException", 429, "Rate Exceeded."),
     "sqs": ("RequestThrottled", 403, "Request is throttled."),
-    "sns": ("Throttled", 429, "Rate exceeded"),
+    "sns": ("Throttling", 400, "Rate exceeded"),
 }
 _THROTTLE = ("ThrottlingException", 400, "Rate exceeded")
 
