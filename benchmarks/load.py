@@ -116,7 +116,7 @@ def scaled(quotas: Mapping[str, Value], factor: int) -> dict[str, Value]:
 
 
 def run(stack: Stack, in_flight: int, count: int) -> tuple[list[Batch], list[str], int]:
-    """Sends batches as Snowflake does: those that ended, messages of failures, and the number of wrong rows."""
+    """Sends batches as Snowflake does: those that ended, the failures' messages, the number of wrong rows."""
     function = ExternalFunction("sleep", f"{stack.api_url}/functions/sleep", (("A", "FLOAT"),), "VARIANT")
     rows = [[WAIT_SECONDS + number / 1000] for number in range(ROWS)]
     ended: list[Batch] = []
