@@ -133,7 +133,7 @@ def show_etl(stack: Stack) -> None:
     )
     stopped = find_run(stack.client("stepfunctions"), handle)
     output.print(f"{stopped.name}: {stopped.status} in the wait after Extract")
-    output.print("Now resumed: Extract answers from its checkpoint, and the time already waited counts.")
+    output.print("Now resumed: it continues in that wait, and the time already waited counts.")
     resumed = resume_run(stack.client("stepfunctions"), handle)
     show_run(stack, finish(stack, resumed.arn))
 

@@ -13,6 +13,7 @@ from stepflake.errors import UserError
 Kind = Literal["rate", "concurrency", "bytes", "count", "seconds"]
 
 _STATES = "https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html"
+_DESCRIBE = "https://docs.aws.amazon.com/step-functions/latest/apireference/API_DescribeExecution.html"
 _LAMBDA = "https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html"
 _API = "https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-execution-service-limits-table.html"
 _COMPREHEND = "https://docs.aws.amazon.com/comprehend/latest/dg/guidelines-and-limits.html"
@@ -62,6 +63,8 @@ LIMITS = {
         _maximum("states.PayloadSize", "bytes", 262_144, "Maximum input or output size", _STATES),
         _maximum("states.HistoryEvents", "count", 25_000, "Maximum execution history size", _STATES),
         _maximum("states.NameLength", "count", 80, "Names in Step Functions", _STATES),
+        # For how long roles do not see a new execution. AWS gives no figure.
+        _maximum("states.DescribeDelay", "seconds", 0.05, "DescribeExecution's eventual consistency", _DESCRIBE),
         _maximum("lambda.ConcurrentExecutions", "concurrency", 1000, "Concurrent executions", _LAMBDA,
                  adjustable=True),
         _maximum("lambda.SyncPayload", "bytes", 6_291_456, "Synchronous payload, each way", _LAMBDA),

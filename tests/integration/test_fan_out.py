@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from core.runs import resume_run
 from stepflake.stack import Stack
 from tests.runs import Run, end_of, wait_for
 
@@ -248,8 +249,9 @@ def test_tasks_whose_worker_died_run_again_and_only_those_that_kill_it_fail(
     assert dead == {0: fatal, 5: poison}
 
 
-def test_a_poison_task_fails_the_run_with_its_reason_and_only_it_is_resumed(
-    fan_out: FanOut, key: str
+@pytest.mark.parametrize("how", ["started again", "resumed"])
+def test_a_poison_task_fails_the_run_with_its_reason_and_only_it_is_run_again(
+    fan_out: FanOut, key: str, how: str
 ) -> None:
     run_input = {
         "names": [trouble(f"{key}-well", "", 0), trouble(f"{key}-poison", "raise", 1)],
@@ -257,8 +259,13 @@ def test_a_poison_task_fails_the_run_with_its_reason_and_only_it_is_resumed(
         "run_id": key,
     }
 
-    failed = fan_out.run(run_input)
-    resumed = fan_out.run(run_input)
+    handle = fan_out.start(run_input)
+    failed = fan_out.finish(handle)
+    if how == "resumed":
+        assert resume_run(fan_out.stack.client("stepfunctions"), handle).arn == handle
+        resumed = fan_out.finish(handle)
+    else:
+        resumed = fan_out.run(run_input)
 
     assert (failed.status, failed.error) == ("FAILED", "TaskFailed")
     assert "1 of 2 tasks failed; the first is task 1: ServiceError: unstable: ValueError" in failed.cause

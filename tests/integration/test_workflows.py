@@ -228,12 +228,12 @@ def test_detached_rows_are_handles_to_follow_and_to_resume(sql: Sql) -> None:
     assert output["document"]["text"] == "I love it"
     assert error == {"error": "ServiceError", "cause": failed["cause"], "execution": bad}
 
-    (resumed,) = sql.query("run_resume", bad)
-    assert sql.query("run_resume", bad) == [resumed]
-    assert sql.end(resumed)["status"] == "SUCCEEDED"
-    (output,) = sql.query("run_result", resumed)
-    assert statuses(output) == ["finished before", "finished before", "run", "run"]
-    assert sql.query("run_resume", bad) == [resumed]
+    assert sql.query("run_resume", bad) == [bad]
+    assert sql.end(bad)["status"] == "SUCCEEDED"
+    (output,) = sql.query("run_result", bad)
+    assert statuses(output) == ["run"] * 4
+    with pytest.raises(SqlError, match="succeeded; there is nothing to resume"):
+        sql.query("run_resume", bad)
 
 
 def test_a_detached_run_that_waits_has_no_result_yet(sql: Sql, stack: Stack, waiting: dict[str, Any]) -> None:
@@ -248,10 +248,9 @@ def test_a_detached_run_that_waits_has_no_result_yet(sql: Sql, stack: Stack, wai
     assert sql.query("run_result", handle) == [
         {"error": "Stopped", "cause": "maintenance", "execution": handle}
     ]
-    (resumed,) = sql.query("run_resume", handle)
-    assert resumed != handle
-    run_id = handle.rpartition(":")[2]
-    assert len(started(stack, "etl", {**waiting, "run_id": run_id})) == 1
+    assert sql.query("run_resume", handle) == [handle]
+    assert sql.query("run_status", handle)[0]["status"] == "RUNNING"
+    assert len(started(stack, "etl", waiting)) == 1
 
 
 def test_an_invalid_handle_is_its_row_s_error(sql: Sql) -> None:
@@ -313,18 +312,24 @@ def test_a_run_is_started_shown_and_resumed_from_a_terminal(terminal: Terminal) 
     assert "ServiceError" in terminal.call("show", name).stdout
 
     resumed = terminal.call("resume", name)
-    assert f"{name} is resumed as {name}-r1" in resumed.stderr
+    assert f"{name} is resumed\n" in resumed.stderr
     document = json.loads(resumed.stdout.partition("\n")[2])
-    assert statuses(document) == ["finished before", "finished before", "run", "run"]
-    assert terminal.json("show", f"{name}-r1")["output"] == document
-    nothing = terminal.call("resume", f"{name}-r1", exit_code=1)
+    assert statuses(document) == ["run"] * 4
+    again = terminal.json("show", name)
+    assert (again["output"], again["status"], again["error"]) == (document, "SUCCEEDED", None)
+    assert again["states"][: len(shown["states"]) - 1] == shown["states"][:-1]
+    assert again["states"][len(shown["states"]) - 1]["outcome"] == "done after ServiceError"
+    assert {state["outcome"] for state in again["states"]} == {"done", "done after ServiceError"}
+    nothing = terminal.call("resume", name, exit_code=1)
     assert "succeeded; there is nothing to resume" in nothing.stderr
 
+    other = f"terminal-{uuid.uuid4().hex}"
+    terminal.call("start", "pipeline", json.dumps(review(fails=1)), "--run", other, exit_code=1)
     listed = {run["run"]: run for run in terminal.json("list", "pipeline", "--limit", "1000")}
-    assert (listed[name]["status"], listed[f"{name}-r1"]["status"]) == ("FAILED", "SUCCEEDED")
+    assert (listed[name]["status"], listed[other]["status"]) == ("SUCCEEDED", "FAILED")
     assert terminal.json("show", listed[name]["handle"])["handle"] == shown["handle"]
     every = terminal.json("list", "--status", "FAILED")
-    assert name in [run["run"] for run in every]
+    assert other in [run["run"] for run in every]
     assert {run["status"] for run in every} == {"FAILED"}
     assert [run["started"] for run in every] == sorted((run["started"] for run in every), reverse=True)
     assert name in terminal.call("list", "pipeline", "--limit", "1000").stdout
@@ -339,9 +344,10 @@ def test_a_run_is_stopped_and_resumed_from_a_terminal(terminal: Terminal, waitin
     shown = terminal.json("show", handle)
     assert (shown["status"], shown["error"], shown["cause"]) == ("ABORTED", "Stopped", "enough")
     assert "is not running: ABORTED" in terminal.call("stop", name, exit_code=1).stderr
-    resumed = terminal.call("resume", name, "--no-wait").stdout.strip()
-    assert terminal.json("show", resumed)["input"] == {**waiting, "run_id": name}
-    assert terminal.call("resume", name, "--no-wait").stdout.strip() == resumed
+    assert terminal.call("resume", name, "--no-wait").stdout.strip() == handle
+    shown = terminal.json("show", handle)
+    assert (shown["status"], shown["error"], shown["input"]) == ("RUNNING", None, waiting)
+    assert terminal.call("resume", name, "--no-wait").stdout.strip() == handle
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ evaluates no Arguments, Output or Assign of a Task and takes no Map or Parallel;
 then return.
 """
 
+import contextlib
 import json
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mypy_boto3_stepfunctions import SFNClient
+from mypy_boto3_stepfunctions.type_defs import GetActivityTaskOutputTypeDef
 
 MACHINES = Path(__file__).parents[2] / "statemachines"
 # The token in a Task's `.waitForTaskToken` arguments, since an activity has none.
@@ -198,27 +201,29 @@ class StateMachine:
             "executionArn"
         ]
         deadline = time.monotonic() + _MAX_RUN_SECONDS
+        work = threading.Thread(target=worker.answer_all, daemon=True)
+        work.start()
         try:
-            while True:
-                described = self.client.describe_execution(executionArn=execution)
-                events = self._events(execution)
-                worker.answer(sum(event["type"] == "TaskScheduled" for event in events))
-                if described["status"] != "RUNNING":
-                    break
+            while (described := self.client.describe_execution(executionArn=execution))[
+                "status"
+            ] == "RUNNING":
+                worker.check()
                 assert time.monotonic() < deadline, f"still running; tasks so far: {worker.tasks}"
                 time.sleep(0.005)
+            events = self._events(execution)
         except BaseException:
             self.client.stop_execution(executionArn=execution)
             raise
         finally:
             self.client.delete_state_machine(stateMachineArn=machine)
             self.client.delete_activity(activityArn=activity)
+            work.join()
         return Run(
             status=described["status"],
             path=[
                 event["stateEnteredEventDetails"]["name"]
                 for event in events
-                if "stateEnteredEventDetails" in event
+                if event.get("stateEnteredEventDetails", {}).get("name") in self.definition["States"]
             ],
             tasks=worker.tasks,
             output=json.loads(described["output"]) if described["status"] == "SUCCEEDED" else None,
@@ -233,20 +238,40 @@ class StateMachine:
 
 @dataclass
 class _Worker:
-    """Takes the tasks of one activity and answers them."""
+    """Takes the tasks of one activity and answers them. `failure`: why it stopped before the end."""
 
     client: SFNClient
     activity: str
     answers: Mapping[str, Answers]
     tasks: list[Task] = field(default_factory=list)
+    failure: BaseException | None = None
 
-    def answer(self, scheduled: int) -> None:
-        """Take tasks until as many have been answered as were `scheduled`."""
-        while len(self.tasks) < scheduled:
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self.failure is not None:
+            raise self.failure
+
+    def answer_all(self) -> None:
+        """Take tasks until the activity is deleted."""
+        try:
+            while (taken := self._take()) is not None:
+                self._answer(taken)
+        except BaseException as error:  # noqa: BLE001 - raised by the thread that waits for the run
+            self.failure = error
+
+    def _take(self) -> GetActivityTaskOutputTypeDef | None:
+        try:
             taken = self.client.get_activity_task(activityArn=self.activity)
-            sent = json.loads(taken["input"])
-            self.tasks.append(Task(sent["state"], sent["arguments"]))
-            answer = self._answer_to(self.tasks[-1])
+        except self.client.exceptions.ActivityDoesNotExist:
+            return None
+        return taken if taken.get("taskToken") else None
+
+    def _answer(self, taken: GetActivityTaskOutputTypeDef) -> None:
+        sent = json.loads(taken["input"])
+        self.tasks.append(Task(sent["state"], sent["arguments"]))
+        answer = self._answer_to(self.tasks[-1])
+        # Where another part of its Map or Parallel has failed, a task is not waited for any more.
+        with contextlib.suppress(self.client.exceptions.TaskTimedOut):
             if isinstance(answer, Failure):
                 self.client.send_task_failure(
                     taskToken=taken["taskToken"], error=answer.error, cause=answer.cause

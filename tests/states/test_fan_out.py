@@ -53,8 +53,7 @@ def test_split_gets_the_input_and_the_execution_s_name_for_a_run_id(fan_out: Sta
     [split], [join] = run.attempts("Split"), run.attempts("Join")
     assert (split["FunctionName"], join["FunctionName"]) == ("SplitFunctionArn", "JoinFunctionArn")
     assert split["Payload"]["input"] == INPUT
-    # The local engine has no RedriveCount, which is 0 on AWS.
-    assert split["Payload"]["round"] == split["Payload"]["run_id"] + "/"
+    assert split["Payload"]["round"] == split["Payload"]["run_id"] + "/0"
     assert join["Payload"] == {
         "plan": {"run_id": "r", "round": "e/0", "tasks": 3, "on_task_error": "fail"},
         "round": split["Payload"]["round"],

@@ -269,26 +269,14 @@ MISTAKES: list[tuple[Edit, str, str]] = [
     (put(ONE, Retry=without(POLICIES["queue"].retry[0], "MaxDelaySeconds")), f"{ONE}.Retry", "is none of"),
     (put(ONE, Retry=[*POLICIES["step"].retry, *POLICIES["queue"].retry]), f"{ONE}.Retry", "is none of"),
     (put(ONE, Retry=[{**RETRIER, "Comment": ""}]), f"{ONE}.Retry[0].Comment", "can't stand here"),
-    # what the local engine ignores, or hangs on
-    (put("States.Done", Output="x"), "States.Done.Output", "the local engine ignores it on a Succeed"),
+    # what the local engine ignores
     (put("States.Any?", Output="x"), "States.Any?.Output", "the local engine ignores it on a Choice"),
-    (put("States.Both", Assign={"x": 1}), "States.Both.Assign", "the local engine ignores it on a Parallel"),
     (put("States.Each", ItemBatcher={}), "States.Each.ItemBatcher", "the local engine ignores it on a Map"),
     (put("States.Each", ResultWriter={}), "States.Each.ResultWriter", "the local engine ignores it on a Map"),
     (
         put("States.Each.ItemProcessor.ProcessorConfig", Mode="DISTRIBUTED"),
-        "States.Each.ItemSelector",
-        "evaluates no JSONata in a distributed Map",
-    ),
-    (
-        put("States.Each.ItemProcessor.ProcessorConfig", Mode="DISTRIBUTED"),
         "States.Each.ItemProcessor.States.Say one.Output",
         "no path to here assigns $run",
-    ),
-    (
-        put("States.Ask", Resource="arn:aws:states:::lambda:invoke.waitForTaskToken"),
-        "States.Ask.Resource",
-        "the run hangs when this function raises",
     ),
     # size
     (put("States.Start", Comment="x" * 1_048_576), "", "and Step Functions takes 1,048,576"),
