@@ -5,6 +5,7 @@ import json
 import uuid
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import urllib3
@@ -89,13 +90,16 @@ class Account:
 
     def end(self, execution: str) -> dict[str, Any]:
         """DescribeExecution's answer, once the execution has ended."""
-        described: dict[str, Any] = {}
 
-        def has_ended() -> bool:
-            described.update(self.states.describe_execution(executionArn=execution))
-            return bool(described["status"] != "RUNNING")
+        def ended() -> Any:
+            # DescribeExecution sees an execution only a moment after its start.
+            with suppress(self.states.exceptions.ExecutionDoesNotExist):
+                described = self.states.describe_execution(executionArn=execution)
+                if described["status"] != "RUNNING":
+                    return described
+            return None
 
-        wait_for(has_ended, f"the end of {execution}")
+        described: dict[str, Any] = wait_for(ended, f"the end of {execution}")
         return described
 
     def run(self, state: Any, *statements: Statement) -> dict[str, Any]:
