@@ -6,58 +6,38 @@ executions of the machine, and not for those of its Maps, so that it is not clea
 """
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 from stepflake.local.engine_process.account import ACCOUNT
 from stepflake.local.engine_process.optimized_calls import ERRORS
 from stepflake.local.engine_process.task_calls import Document, current_machine, task_error
 
-# The child in which this thread is.
-_child: ContextVar[str] = ContextVar("child", default="")
-
 
 def install() -> None:
-    """Puts this in front of MiniStack's distributed Map."""
+    """Puts the rights to read in front of MiniStack's ItemReader."""
     from ministack.services import stepfunctions  # type: ignore[import-untyped]
 
-    stepfunctions._run_distributed_map = _run_map(stepfunctions._run_distributed_map)
-    stepfunctions._run_sub_machine = _run_part(stepfunctions._run_sub_machine)
     stepfunctions._read_map_items = _read_items(stepfunctions._read_map_items)
     stepfunctions._s3_object_text = _read_object(stepfunctions._s3_object_text)
 
 
-def authorize_children() -> None:
+def authorize_children(redriven: str) -> None:
     """Raises an error where the machine may not start executions of itself, which a Map's children are.
 
-    The error's name is that of startExecution: AWS documents none.
+    `redriven`: the ARN of the Map Run whose children are redriven, or "". The error's name is that of
+    startExecution: AWS documents none.
     """
-    if machine := current_machine():
+    machine = current_machine()
+    if machine:
         machine.authorize("states:StartExecution", machine.arn, ERRORS["states"])
+    if machine and redriven:
+        children = redriven.rpartition(":")[0].replace(":mapRun:", ":execution:")
+        machine.authorize("states:RedriveExecution", f"{children}:*", ERRORS["states"])
 
 
 def wait_for_start() -> None:
     """Waits until a child can be started: AWS delays them where StartExecution's rate is used up."""
     ACCOUNT.wait("states.StartExecution")
-
-
-def _run_map(run: Callable[..., Any]) -> Callable[..., Any]:
-    def run_map(*arguments: Any) -> Any:
-        authorize_children()
-        return run(*arguments)
-
-    return run_map
-
-
-def _run_part(run: Callable[..., Any]) -> Callable[..., Any]:
-    def run_part(states: Any, start_at: Any, value: Any, execution: Document, context: Any) -> Any:
-        # A child, and not a part of a Map or Parallel in it.
-        if execution.get("mapRunArn") and _child.get() != execution["executionArn"]:
-            _child.set(execution["executionArn"])
-            wait_for_start()
-        return run(states, start_at, value, execution, context)
-
-    return run_part
 
 
 def _read_items(read: Callable[..., Any]) -> Callable[..., Any]:

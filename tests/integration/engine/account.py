@@ -102,6 +102,11 @@ class Account:
         described: dict[str, Any] = wait_for(ended, f"the end of {execution}")
         return described
 
+    def events(self, execution: str) -> list[str]:
+        """The types of the events in an execution's history."""
+        history = self.states.get_execution_history(executionArn=execution)
+        return [str(event["type"]) for event in history["events"]]
+
     def run(self, state: Any, *statements: Statement) -> dict[str, Any]:
         """The end of a machine of one state, whose role has these statements."""
         return self.end(self.start(self.machine(state, self.role(*statements))))

@@ -217,6 +217,28 @@ def test_waiting_for_an_execution_needs_the_right_to_describe_it(account: Accoun
         assert f"is not authorized to perform: {missing} on resource: " in end["cause"]
 
 
+def test_a_stopped_task_stops_the_execution_it_waits_for_only_with_the_right(account: Account) -> None:
+    child = account.machine({"Type": "Wait", "Seconds": 600, "End": True}, account.role())
+    state = task("states:startExecution.sync:2", {"StateMachineArn": child, "Input": {}})
+    rights = [WAITING, allow("states:StartExecution"), allow("states:DescribeExecution")]
+
+    def stopped(*more: Any) -> str:
+        """The child of an execution that is stopped while it waits."""
+        others = {each["executionArn"] for each in account.executions(child)}
+        started = account.start(account.machine(state, account.role(*rights, *more)))
+        (waited_for,) = wait_for(
+            lambda: {each["executionArn"] for each in account.executions(child)} - others, "the child"
+        )
+        wait_for(lambda: "TaskSubmitted" in account.events(started), "the wait")
+        account.states.stop_execution(executionArn=started)
+        return str(waited_for)
+
+    keeps_running = stopped()
+    assert account.end(stopped(allow("states:StopExecution")))["status"] == "ABORTED"
+    assert account.states.describe_execution(executionArn=keeps_running)["status"] == "RUNNING"
+    account.states.stop_execution(executionArn=keeps_running)
+
+
 def distributed(**more: Any) -> Any:
     processor = {"ProcessorConfig": {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}, "StartAt": "Do"}
     return {"Type": "Map", "ItemProcessor": {**processor, "States": {"Do": PASS}}, "End": True, **more}
@@ -243,6 +265,24 @@ def test_a_distributed_map_needs_the_right_to_start_its_own_machine(account: Acc
     right = allow("states:StartExecution", own)
     end = run_map(account, state, right, name=name, value={"items": [1, 2]})
     assert (end["status"], json.loads(end.get("output", "null"))) == ("SUCCEEDED", [1, 2])
+
+
+def test_a_redrive_of_a_distributed_map_needs_the_right_to_redrive_its_children(account: Account) -> None:
+    state = distributed(ItemsPath="$.items", Label="each")
+    state["ItemProcessor"]["States"]["Do"] = {"Type": "Fail", "Error": "No"}
+    start = allow("states:StartExecution")
+
+    def redriven(*more: Any) -> dict[str, Any]:
+        end = run_map(account, state, start, *more, value={"items": [1]})
+        assert end["error"] == "States.ExceedToleratedFailureThreshold"
+        account.states.redrive_execution(executionArn=end["executionArn"])
+        return account.end(end["executionArn"])
+
+    denied = redriven()
+    assert denied["error"] == "StepFunctions.AWSStepFunctionsException"
+    assert "is not authorized to perform: states:RedriveExecution on resource: " in denied["cause"]
+    right = allow("states:RedriveExecution", arn("states", "execution:*/each:*"))
+    assert redriven(right)["error"] == "States.ExceedToleratedFailureThreshold"
 
 
 @pytest.mark.parametrize(
