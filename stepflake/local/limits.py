@@ -63,8 +63,8 @@ LIMITS = {
         _maximum("states.PayloadSize", "bytes", 262_144, "Maximum input or output size", _STATES),
         _maximum("states.HistoryEvents", "count", 25_000, "Maximum execution history size", _STATES),
         _maximum("states.NameLength", "count", 80, "Names in Step Functions", _STATES),
-        # How long DescribeExecution may not see a new execution: AWS names no figure, only that there is a delay.
-        _maximum("states.DescribeDelay", "seconds", 0.05, "Eventual consistency of DescribeExecution", _DESCRIBE),
+        # For how long roles do not see a new execution. AWS gives no figure.
+        _maximum("states.DescribeDelay", "seconds", 0.05, "DescribeExecution's eventual consistency", _DESCRIBE),
         _maximum("lambda.ConcurrentExecutions", "concurrency", 1000, "Concurrent executions", _LAMBDA,
                  adjustable=True),
         _maximum("lambda.SyncPayload", "bytes", 6_291_456, "Synchronous payload, each way", _LAMBDA),

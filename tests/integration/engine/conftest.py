@@ -1,4 +1,4 @@
-"""A bare engine for each module: nothing is deployed into it."""
+"""An engine for each module of these tests, with nothing deployed, and clients that do not retry."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,19 +8,33 @@ import pytest
 from botocore.config import Config
 
 from stepflake.local.engine import REGION, Engine
-from stepflake.stack import ACCESS_KEY, SECRET_KEY
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    engine = Engine.start(tmp_path_factory.mktemp("engine"))
-    yield engine
-    engine.stop()
+    started = Engine.start(tmp_path_factory.mktemp("engine"))
+    yield started
+    started.stop()
 
 
 @pytest.fixture(scope="module")
-def client(engine: Engine) -> Callable[[str], Any]:
-    """A client of a service, as root, which does not retry: what the engine refuses is seen."""
-    session: Any = boto3.Session(ACCESS_KEY, SECRET_KEY, region_name=REGION)
-    config = Config(retries={"total_max_attempts": 1}, inject_host_prefix=False)
-    return lambda service: session.client(service, endpoint_url=engine.url, config=config)
+def client(engine: Engine) -> Iterator[Callable[..., Any]]:
+    """`client("sqs")`: as the account's root, or with the credentials that are given."""
+    made = []
+
+    def make(service: str, **credentials: str) -> Any:
+        keys = credentials or {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+        made.append(
+            boto3.client(  # type: ignore[call-overload]
+                service,
+                endpoint_url=engine.url,
+                region_name=REGION,
+                config=Config(retries={"total_max_attempts": 1}, parameter_validation=False),
+                **keys,
+            )
+        )
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

@@ -7,6 +7,8 @@ import json
 import time
 from typing import Any
 
+from stepflake.local.engine_process.requests import is_role
+
 
 def install() -> None:
     """Changes MiniStack's Step Functions."""
@@ -14,6 +16,7 @@ def install() -> None:
 
     from stepflake.local.engine_process.states import (
         children,
+        distributed,
         flows,
         maps,
         operations,
@@ -36,6 +39,8 @@ def install() -> None:
     stepfunctions._execute_task = tasks.execute_task
     stepfunctions._execute_map = maps.execute_map
     stepfunctions._execute_parallel = maps.execute_parallel
+    stepfunctions._run_distributed_map = distributed.run_map_run
+    stepfunctions._run_sub_machine = distributed.run_child_states
     stepfunctions._apply_state_assign = flows.assign
     stepfunctions._error_matches = retries.matches
     stepfunctions._invoke_with_callback = tasks.send_with_token
@@ -54,13 +59,19 @@ def install() -> None:
 
 
 def _install_requests(stepfunctions: Any, operations: Any) -> None:
+    from ministack.core import router  # type: ignore[import-untyped]
+
     handle_request = stepfunctions.handle_request
     create_machine = stepfunctions._create_state_machine
     create_activity = stepfunctions._create_activity
 
     async def handle(method: str, path: str, headers: dict[str, str], body: bytes, query: Any) -> Any:
-        if headers.get("x-amz-target", "").endswith(".RedriveExecution"):
+        operation = headers.get("x-amz-target", "").rpartition(".")[2]
+        if operation == "RedriveExecution":
             return stepfunctions._finalize_response(operations.redrive_execution(json.loads(body)))
+        if operation == "DescribeExecution" and is_role(router.extract_access_key_id(headers, query)):
+            answer = operations.describe_visible_execution(json.loads(body))
+            return stepfunctions._finalize_response(answer)
         return await handle_request(method, path, headers, body, query)
 
     stepfunctions.handle_request = handle

@@ -11,7 +11,7 @@ from typing import Any
 from ministack.services import stepfunctions  # type: ignore[import-untyped]
 
 from stepflake.local.engine_process import map_runs
-from stepflake.local.engine_process.states.attempts import Attempt, Execution, Flow, StoppedError, to_text
+from stepflake.local.engine_process.states.attempts import FLOW, Attempt, Execution, Flow, StoppedError, current_flow, to_text
 from stepflake.local.engine_process.states.executions import execution_context, mark_redriven
 from stepflake.local.engine_process.states.flows import check_size, evaluating, run_flow
 from stepflake.local.engine_process.states.items import MapItems
@@ -120,12 +120,26 @@ def run_map_run(flow: Flow, state: Mapping[str, Any], items: MapItems) -> None:
     flow.add("MapRunSucceeded")
 
 
+def run_child_states(
+    states: Mapping[str, Any], start_at: str, value: Any, execution: Execution, context: dict[str, Any]
+) -> Any:
+    """The states of a child, in the place of MiniStack's function for parts of machines."""
+    return run_flow(current_flow(), {"StartAt": start_at, "States": states}, value)
+
+
 def _run_child(flow: Flow, run: _MapRun, items: MapItems, number: int) -> None:
     attempt = _start_child(flow, run, items, number)
     run.move("pending", "running")
     child = attempt.root
     try:
-        result = run_flow(child, items.processor, child.context["Execution"]["Input"])
+        FLOW.set(child)
+        result = stepfunctions._run_sub_machine(
+            items.processor["States"],
+            items.processor["StartAt"],
+            child.context["Execution"]["Input"],
+            attempt.execution,
+            child.context,
+        )
         text = to_text(result)
         child.finish(result)
         attempt.end("SUCCEEDED", output=text)

@@ -6,7 +6,6 @@ from typing import Any
 from ministack.services import stepfunctions  # type: ignore[import-untyped]
 
 from stepflake.local.engine_process.states.attempts import Execution, Flow, StoppedError, current_flow, to_text
-from stepflake.local.engine_process.states.distributed import run_map_run
 from stepflake.local.engine_process.states.flows import (
     Step,
     check_size,
@@ -46,7 +45,7 @@ def _try_map(flow: Flow, state: Mapping[str, Any], value: Any) -> Step:
         flow.add("MapStateStarted", {"length": len(items)})
     try:
         if items.is_distributed:
-            run_map_run(flow, state, items)
+            stepfunctions._run_distributed_map(flow, state, items)
         else:
             _run_iterations(flow, items)
     except stepfunctions._ExecutionError:
