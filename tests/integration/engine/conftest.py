@@ -29,7 +29,9 @@ def client(engine: Engine) -> Iterator[Callable[..., Any]]:
                 service,
                 endpoint_url=engine.url,
                 region_name=REGION,
-                config=Config(retries={"total_max_attempts": 1}, parameter_validation=False),
+                config=Config(
+                    retries={"total_max_attempts": 1}, parameter_validation=False, inject_host_prefix=False
+                ),
                 **keys,
             )
         )
