@@ -90,9 +90,14 @@ def _partition(call: Call) -> Iterator[tuple[str, str, float]]:
         yield "dynamodb.PartitionReads", key, 1 if document.get("ConsistentRead") else 0.5
 
 
+def throttle(service: str) -> tuple[str, int, str]:
+    """The code, status and message with which this service refuses a request that comes too soon."""
+    return _THROTTLES.get(service, _THROTTLE)
+
+
 def throttled(service: str) -> Answer:
     """How this service refuses a request that comes too soon."""
-    code, status, message = _THROTTLES.get(service, _THROTTLE)
+    code, status, message = throttle(service)
     if service == "s3":
         body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
         return status, {"Content-Type": "application/xml"}, body.encode()
