@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 
 import functions
-from batch import api, collect, initiate, poll, process
+from batch import api, collect, initiate, poll, process, record_run
 from core import clients
 from core.catalog import read_catalog
 from core.settings import settings
@@ -37,7 +37,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(boto3, "client", fake.client)
-    for module in (api, tasks, work, ingestion):
+    for module in (api, record_run, tasks, work, ingestion):
         monkeypatch.setattr(module, "time", fake.clock)
     _make_cold()
     yield fake
