@@ -22,9 +22,10 @@ logger = Logger()
 # The machine wraps its input for `process`, and the wrapping must fit as well.
 MAX_INLINE_BYTES = MAX_PAYLOAD_BYTES - 4096
 
-# A run adds about 16 events to the batch's history, which has at most 25,000.
+# A run adds about 16 events to the batch's history, a chunk 7, and each attempt more 3; it has at most 25,000.
 # https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
 MAX_RUNS = 1000
+MAX_CHUNKS = 1000
 
 # DescribeExecution is called once for a batch that has no result after this time; most have one by then.
 EARLY_SECONDS = 1.0
@@ -68,14 +69,19 @@ def check_arguments(signature: Signature, rows: wire.Rows) -> None:
 
 
 def function_batch(signature: Signature, request: wire.Request, rows: wire.Rows) -> FunctionBatch:
-    """The batch as the machine gets it: rows inline if they are one chunk and fit the payload, else in S3."""
-    chunks = math.ceil(len(rows.arguments) / signature.chunk_rows)
+    """The batch as the machine gets it: rows inline if they are one chunk and fit the payload, else in S3.
+
+    Where the function's chunk_rows would make too many chunks, they are larger.
+    """
+    count = len(rows.arguments)
+    chunk_rows = max(signature.chunk_rows, math.ceil(count / MAX_CHUNKS))
+    chunks = math.ceil(count / chunk_rows)
     batch = FunctionBatch(
         batch_id=request.batch_id,
         query_id=request.query_id,
         digest=rows.digest,
-        row_count=len(rows.arguments),
-        chunk_rows=signature.chunk_rows,
+        row_count=count,
+        chunk_rows=chunk_rows,
         chunks=chunks,
         function=request.name,
         rows=rows.text,
