@@ -260,8 +260,8 @@ def test_a_function_with_small_chunks_gets_larger_ones_where_they_would_be_too_m
     assert (document["chunks"], document["chunk_rows"]) == (820, 5)
 
 
-# A chunk's events: its iteration's two, entered, scheduled, started, succeeded, exited. Others: the execution's
-# two, the Choice's two, the Map's four, the five of `Collect`.
+# A chunk's events: its iteration's two, entered, scheduled, started, succeeded, exited. Others: two of the
+# execution, two of the Choice, four of the Map, five of `Collect`.
 EVENTS_OF_A_CHUNK, OTHER_EVENTS, MAX_EVENTS = 7, 13, 25_000
 
 
@@ -273,7 +273,7 @@ def test_any_batch_fits_a_history_and_each_row_is_in_one_chunk(count: int, chunk
     batch = initiate.function_batch(signature, request, wire.Rows([[]] * count, "[]", "d"))
 
     assert batch.chunks * EVENTS_OF_A_CHUNK + OTHER_EVENTS < MAX_EVENTS / 3
-    assert batch.chunk_rows == chunk_rows or batch.chunk_rows > chunk_rows and count > 1000 * chunk_rows
+    assert batch.chunk_rows == chunk_rows or (batch.chunk_rows > chunk_rows and count > 1000 * chunk_rows)
     ranges = [batch.chunk_range(chunk) for chunk in range(batch.chunks)]
     assert [(each.start, len(each) > 0) for each in ranges] == [
         (end, True) for end in [0, *(each.stop for each in ranges[:-1])]
