@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class _Learnt:
+class _Learned:
     """The length of a target's next wait, and when one of full length is due."""
 
     seconds: float
@@ -31,18 +31,18 @@ class _Learnt:
 
 
 class Waits:
-    """What an execution environment has learnt of the targets that its requests waited for.
+    """What an execution environment has learned of the targets that its requests waited for.
 
     A target is a kind and a name, as in the URL.
     """
 
     def __init__(self) -> None:
-        self._learnt: dict[Target, _Learnt] = {}
+        self._learned: dict[Target, _Learned] = {}
 
     def wait(self, target: Target, limit: float, wait: Callable[[float], T | None]) -> T | None:
         """The result of `wait(seconds)`; no result halves the target's next wait, and one doubles it.
 
-        `limit`: the longest wait, in seconds. Nothing is learnt where `wait` raises.
+        `limit`: the longest wait, in seconds. Nothing is learned where `wait` raises.
         """
         seconds = self._seconds(target, limit)
         result = wait(seconds)
@@ -51,25 +51,25 @@ class Waits:
         return result
 
     def _seconds(self, target: Target, limit: float) -> float:
-        learnt = self._learnt.get(target)
-        if learnt is None:
+        learned = self._learned.get(target)
+        if learned is None:
             return limit
-        if time.monotonic() >= learnt.trial_at:
-            learnt.trial_at = time.monotonic() + TRIAL_SECONDS
+        if time.monotonic() >= learned.trial_at:
+            learned.trial_at = time.monotonic() + TRIAL_SECONDS
             return limit
-        return min(learnt.seconds, limit)
+        return min(learned.seconds, limit)
 
     def _learn(self, target: Target, waited: float, limit: float, *, has_paid: bool) -> None:
-        learnt = self._learnt.get(target)
+        learned = self._learned.get(target)
         if has_paid and waited * 2 >= limit:
-            self._learnt.pop(target, None)
-        elif has_paid and learnt:
-            learnt.seconds = waited * 2
-        elif learnt:
+            self._learned.pop(target, None)
+        elif has_paid and learned:
+            learned.seconds = waited * 2
+        elif learned:
             # After a trial in vain, the waits stay as short as they were.
-            learnt.seconds = max(SHORTEST_SECONDS, min(learnt.seconds, waited / 2))
+            learned.seconds = max(SHORTEST_SECONDS, min(learned.seconds, waited / 2))
         elif not has_paid:
-            if len(self._learnt) >= MAX_TARGETS:
-                del self._learnt[next(iter(self._learnt))]
+            if len(self._learned) >= MAX_TARGETS:
+                del self._learned[next(iter(self._learned))]
             trial_at = time.monotonic() + TRIAL_SECONDS
-            self._learnt[target] = _Learnt(max(SHORTEST_SECONDS, waited / 2), trial_at)
+            self._learned[target] = _Learned(max(SHORTEST_SECONDS, waited / 2), trial_at)

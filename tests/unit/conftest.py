@@ -47,8 +47,8 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
 def _make_cold() -> None:
     """Forgets what an execution environment keeps from one invocation to the next."""
     clients._clients.clear()
-    initiate.waits._learnt.clear()
-    poll.waits._learnt.clear()
+    initiate.waits._learned.clear()
+    poll.waits._learned.clear()
     settings.cache_clear()
     tasks._load_documents.cache_clear()
 
