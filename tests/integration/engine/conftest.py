@@ -22,9 +22,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 def client(engine: Engine) -> Iterator[Callable[..., Any]]:
     """`client("sqs")`: as the account's root, or with the credentials that are given."""
     made = []
-    config = Config(
-        retries={"total_max_attempts": 1}, inject_host_prefix=False, parameter_validation=False
-    )
+    config = Config(retries={"total_max_attempts": 1}, inject_host_prefix=False, parameter_validation=False)
 
     def make(service: str, **credentials: str) -> Any:
         keys = credentials or {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
