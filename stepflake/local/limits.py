@@ -64,7 +64,7 @@ LIMITS = {
         _maximum("states.HistoryEvents", "count", 25_000, "Maximum execution history size", _STATES),
         _maximum("states.NameLength", "count", 80, "Names in Step Functions", _STATES),
         # For how long roles do not see a new execution. AWS gives no figure.
-        _maximum("states.DescribeDelay", "seconds", 0.05, "DescribeExecution's eventual consistency", _DESCRIBE),
+        _maximum("states.DescribeDelay", "seconds", 0.05, "DescribeExecution sees later", _DESCRIBE),
         _maximum("lambda.ConcurrentExecutions", "concurrency", 1000, "Concurrent executions", _LAMBDA,
                  adjustable=True),
         _maximum("lambda.SyncPayload", "bytes", 6_291_456, "Synchronous payload, each way", _LAMBDA),
