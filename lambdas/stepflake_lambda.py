@@ -27,7 +27,8 @@ def remote_function(
 
     vectorized:  it takes one list for each parameter and returns a list, an item for each row; an item that
                  is an exception is that row's error. Otherwise it is called once for each row.
-    chunk_rows:  rows that one `process` call handles; what is finished is not repeated by a retry.
+    chunk_rows:  rows that one `process` call handles; what is finished is not repeated by a retry. A batch
+                 has at most 1,000 chunks: one with more rows has larger ones.
     concurrency: rows that run in parallel, in threads; for functions that call another service.
     on_error:    what an error in a row does: "fail" the batch, answer "null", or answer an "object"
                  {"error": type, "cause": message}. A TransientError is retried, whatever this says.

@@ -332,6 +332,7 @@ RESULT, ELSEWHERE = "arn:aws:s3:::{bucket}/batches/x/result.json.gz", "arn:aws:s
 MACHINE = "arn:aws:states:{region}:{account}:stateMachine:{stack}-batch"
 OTHER_MACHINE = "arn:aws:states:{region}:{account}:stateMachine:other-batch"
 EXECUTION = "arn:aws:states:{region}:{account}:execution:{stack}-batch:x"
+RUN = "arn:aws:states:{region}:{account}:execution:{stack}-etl:x"
 ANY_FUNCTION = "arn:aws:lambda:{region}:{account}:function:anything"
 
 PERMISSIONS = [
@@ -358,6 +359,11 @@ PERMISSIONS = [
     ("CollectFunctionRole", "states:StartExecution", MACHINE, False),
     ("BatchStateMachineRole", "lambda:InvokeFunction", ANY_FUNCTION, False),
     ("BatchStateMachineRole", "s3:GetObject", RESULT, False),
+    ("BatchStateMachineRole", "states:DescribeExecution", RUN, True),
+    ("BatchStateMachineRole", "states:StopExecution", RUN, False),
+    ("ServiceFunctionRole", "comprehend:BatchDetectSentiment", "*", True),
+    ("WorkFunctionRole", "comprehend:BatchDetectSentiment", "*", True),
+    ("CollectFunctionRole", "comprehend:BatchDetectSentiment", "*", False),
 ]
 
 

@@ -3,7 +3,9 @@
 The workflow is mostly the pipeline with the tests' own service `unstable` in it, which fails on demand.
 """
 
+import gzip
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from stepflake.commands import runs as runs_command
 from stepflake.runs import machine_arn
 from stepflake.snowflake.session import Session, SqlError, session_on
 from stepflake.stack import Stack
+from tests import turns
 from tests.caller import Caller, Response, new_batch_id
 from tests.runs import wait_for
 
@@ -55,6 +58,13 @@ class Sql:
             f"the end of {handle}",
         )
         return status
+
+
+@pytest.fixture(autouse=True)
+def services_work(stack: Stack) -> Iterator[None]:
+    """No test in the other process breaks the pipeline's Lambda meanwhile."""
+    with turns.together():
+        yield
 
 
 @pytest.fixture
@@ -132,6 +142,52 @@ def test_a_duplicate_post_starts_no_second_run(stack: Stack, caller: Caller) -> 
     ]
     assert post(0).values == answer.values
     assert [len(started(stack, "pipeline", document)) for document in documents] == [1, 1]
+
+
+def test_rows_that_the_time_of_a_batch_is_too_short_for_say_so_and_their_runs_continue(
+    stack: Stack, waiting: dict[str, Any]
+) -> None:
+    client = stack.client("stepfunctions")
+    machine = client.describe_state_machine(stateMachineArn=stack.outputs["BatchStateMachineArn"])
+    # The same machine, where runs have 8 s instead of 560 and are not started in the last 4, two at a time.
+    definition = (
+        machine["definition"].replace("+ 560000", "+ 8000").replace("$millis() + 10000", "$millis() + 4000")
+    )
+    definition = re.sub(r'"MaxConcurrency": "\{% \d+ %\}"', '"MaxConcurrency": 2', definition)
+    name = f"hurried-{uuid.uuid4().hex}"
+    hurried = client.create_state_machine(name=name, definition=definition, roleArn=machine["roleArn"])
+    batch = {
+        "batch_id": name,
+        "query_id": "q",
+        "digest": "d",
+        "row_count": 3,
+        "chunk_rows": 1,
+        "chunks": 3,
+        "workflow": "etl",
+        "documents": [waiting] * 3,
+        "detached": False,
+    }
+
+    execution = client.start_execution(
+        stateMachineArn=hurried["stateMachineArn"], name=name, input=json.dumps(batch)
+    )["executionArn"]
+    ended = wait_for(
+        lambda: (
+            described
+            if (described := client.describe_execution(executionArn=execution))["status"] != "RUNNING"
+            else None
+        ),
+        "the end of the batch",
+    )
+
+    assert ended["status"] == "SUCCEEDED", ended
+    key = f"batches/{name}/result.json.gz"
+    body = stack.client("s3").get_object(Bucket=stack.outputs["Bucket"], Key=key)["Body"].read()
+    values = [value for _, value in json.loads(gzip.decompress(body))["data"]]
+    assert [value["error"] for value in values] == ["States.Timeout", "States.Timeout", "RunNotStarted"]
+    for value in values[:2]:
+        assert client.describe_execution(executionArn=value["execution"])["status"] == "RUNNING"
+    assert len(started(stack, "etl", waiting)) == 2
 
 
 # --- what is refused ---

@@ -32,15 +32,30 @@ _NUMBER = "2"
 _MAX_RUN_SECONDS = 60
 
 
-# What every machine retries: transient errors, and a Lambda process that ended or ran out of time.
+# What every machine retries: transient errors, a Lambda process that ended or ran out of time, and an account
+# whose concurrency is in use.
 TRANSIENT = [
     "TransientError",
     "Lambda.ServiceException",
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",
-    "Lambda.TooManyRequestsException",
 ]
-DIED = ["States.Timeout", "Sandbox.Timedout", "Runtime.ExitError", "Lambda.Unknown"]
+DIED = [
+    "States.Timeout",
+    "Lambda.ClientExecutionTimeoutException",
+    "Lambda.Unknown",
+    "Sandbox.Timedout",
+    "Runtime.ExitError",
+    "Runtime.OutOfMemory",
+    "Runtime.Unknown",
+]
+THROTTLED = "Lambda.TooManyRequestsException"
+# Final, although Lambda reports them as it does a process that ended: the code cannot be loaded.
+UNLOADABLE = [
+    "Runtime.ImportModuleError",
+    "Runtime.HandlerNotFound",
+    "Runtime.UserCodeSyntaxError",
+]
 
 
 @dataclass(frozen=True)
@@ -53,10 +68,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Task:
-    """One attempt at a Task: its state, and its Arguments as they were evaluated."""
+    """One attempt at a Task: its state, its Arguments and its TimeoutSeconds as they were evaluated."""
 
     state: str
     arguments: Any
+    timeout: float
 
 
 Answer = Any  # a result as the service gives it, or a Failure
@@ -88,6 +104,10 @@ class Run:
     def attempts(self, state: str) -> list[Any]:
         """The arguments of each attempt at `state`, in the order in which they were made."""
         return [task.arguments for task in self.tasks if task.state == state]
+
+    def timeouts(self, state: str) -> list[float]:
+        """The TimeoutSeconds of each attempt at `state`, in the order in which they were made."""
+        return [task.timeout for task in self.tasks if task.state == state]
 
 
 def lambda_result(payload: Any) -> dict[str, Any]:
@@ -268,7 +288,7 @@ class _Worker:
 
     def _answer(self, taken: GetActivityTaskOutputTypeDef) -> None:
         sent = json.loads(taken["input"])
-        self.tasks.append(Task(sent["state"], sent["arguments"]))
+        self.tasks.append(Task(sent["state"], sent["arguments"], sent["timeout"]))
         answer = self._answer_to(self.tasks[-1])
         # Where another part of its Map or Parallel has failed, a task is not waited for any more.
         with contextlib.suppress(self.client.exceptions.TaskTimedOut):
@@ -318,4 +338,7 @@ def _with_activity(name: str, state: Mapping[str, Any], activity: str) -> Mappin
         return state
     arguments = json.dumps(state.get("Arguments", "{% $states.input %}"))
     arguments = arguments.replace("$states.context.Task.Token", f"'{TASK_TOKEN}'")
-    return {**state, "Resource": activity, "Arguments": {"state": name, "arguments": json.loads(arguments)}}
+    sent = {"state": name, "arguments": json.loads(arguments), "timeout": state["TimeoutSeconds"]}
+    # An activity's own time limit would begin only when it is taken, and the test takes it at once.
+    without_timeout = {field: value for field, value in state.items() if field != "TimeoutSeconds"}
+    return {**without_timeout, "Resource": activity, "Arguments": sent}

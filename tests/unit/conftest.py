@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 
 import functions
-from batch import api, collect, initiate, poll, process
+from batch import api, collect, initiate, poll, process, record_run, waits
 from core import clients
 from core.catalog import read_catalog
 from core.settings import settings
@@ -37,7 +37,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(boto3, "client", fake.client)
-    for module in (api, tasks, work, ingestion):
+    for module in (api, record_run, waits, tasks, work, ingestion):
         monkeypatch.setattr(module, "time", fake.clock)
     _make_cold()
     yield fake
@@ -47,6 +47,8 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
 def _make_cold() -> None:
     """Forgets what an execution environment keeps from one invocation to the next."""
     clients._clients.clear()
+    initiate.waits._learned.clear()
+    poll.waits._learned.clear()
     settings.cache_clear()
     tasks._load_documents.cache_clear()
 

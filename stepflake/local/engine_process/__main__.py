@@ -3,7 +3,30 @@
 import runpy
 import socketserver
 
-from stepflake.local.engine_process import front, requests, states
+from stepflake.local.engine_process import (
+    front,
+    machine_creation,
+    map_runs,
+    optimized_calls,
+    requests,
+    rule_targets,
+    sdk_calls,
+    states,
+    task_calls,
+)
+
+# What changes how executions run comes before what stands in front of their calls.
+_MODULES = (
+    states,
+    task_calls,
+    optimized_calls,
+    sdk_calls,
+    map_runs,
+    machine_creation,
+    rule_targets,
+    requests,
+    front,
+)
 
 
 def main() -> None:
@@ -11,7 +34,7 @@ def main() -> None:
     # Events go to Lambdas through Python's socketserver, which writes head and body separately: with Nagle's
     # algorithm each invocation would wait 40 ms for the acknowledgement in between.
     socketserver.StreamRequestHandler.disable_nagle_algorithm = True
-    for module in (states, requests, front):
+    for module in _MODULES:
         module.install()
     runpy.run_module("ministack", run_name="__main__", alter_sys=True)
 

@@ -27,7 +27,7 @@ _THROTTLES = {
     "dynamodb": ("ThrottlingException", 400, "Throughput exceeds the current capacity of your table."),
     "lambda": ("TooManyRequestsException", 429, "Rate Exceeded."),
     "sqs": ("RequestThrottled", 403, "Request is throttled."),
-    "sns": ("Throttled", 429, "Rate exceeded"),
+    "sns": ("Throttling", 400, "Rate exceeded"),
 }
 _THROTTLE = ("ThrottlingException", 400, "Rate exceeded")
 
@@ -38,7 +38,7 @@ class AnswerLostError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """One request to a service. `action`: as IAM names it, such as s3:GetObject, or "" where it is unknown."""
+    """One request to a service. `action`: as IAM names it, such as s3:GetObject; "" where it is unknown."""
 
     service: str
     action: str
@@ -90,14 +90,20 @@ def _partition(call: Call) -> Iterator[tuple[str, str, float]]:
         yield "dynamodb.PartitionReads", key, 1 if document.get("ConsistentRead") else 0.5
 
 
+def throttle(service: str) -> tuple[str, int, str]:
+    """The code, status and message with which this service refuses a request that comes too soon."""
+    return _THROTTLES.get(service, _THROTTLE)
+
+
 def throttled(service: str) -> Answer:
     """How this service refuses a request that comes too soon."""
-    code, status, message = _THROTTLES.get(service, _THROTTLE)
+    code, status, message = throttle(service)
     if service == "s3":
         body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
         return status, {"Content-Type": "application/xml"}, body.encode()
     if service == "sns":
-        body = f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
+        error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>"
+        body = f"<ErrorResponse>{error}</ErrorResponse>"
         return status, {"Content-Type": "text/xml"}, body.encode()
     document = {"__type": code, "message": message}
     return (
@@ -139,7 +145,7 @@ def install() -> None:
 
     dispatch: Dispatch = app._dispatch_service_request
 
-    async def limited(
+    async def limited(  # noqa: PLR0917 - as MiniStack calls it
         method: str, path: str, headers: Headers, body: bytes, query: dict[str, list[str]], request_id: str
     ) -> Answer:
         params = app._routing_params(method, path, headers, body, query)
@@ -164,5 +170,5 @@ def install() -> None:
 
 
 def is_role(access_key: str | None) -> bool:
-    """Whether the caller is one of the stack's roles, and not the developer: faults leave the latter alone."""
+    """Whether the caller is one of the stack's roles. Faults leave the developer's own calls alone."""
     return bool(access_key) and str(access_key).startswith("ASIA")

@@ -8,6 +8,7 @@ import pytest
 from botocore.config import Config
 
 from stepflake.local.engine import REGION, Engine
+from stepflake.stack import ACCESS_KEY, SECRET_KEY
 
 
 @pytest.fixture(scope="module")
@@ -21,16 +22,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 def client(engine: Engine) -> Iterator[Callable[..., Any]]:
     """`client("sqs")`: as the account's root, or with the credentials that are given."""
     made = []
+    config = Config(retries={"total_max_attempts": 1}, inject_host_prefix=False, parameter_validation=False)
 
     def make(service: str, **credentials: str) -> Any:
-        keys = credentials or {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+        keys = credentials or {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
         made.append(
             boto3.client(  # type: ignore[call-overload]
-                service,
-                endpoint_url=engine.url,
-                region_name=REGION,
-                config=Config(retries={"total_max_attempts": 1}, parameter_validation=False),
-                **keys,
+                service, endpoint_url=engine.url, region_name=REGION, config=config, **keys
             )
         )
         return made[-1]

@@ -10,6 +10,7 @@ from typing import Any
 
 from ministack.services import stepfunctions  # type: ignore[import-untyped]
 
+from stepflake.local.engine_process import map_runs
 from stepflake.local.engine_process.states.attempts import (
     FLOW,
     Attempt,
@@ -104,6 +105,7 @@ class _MapRun:
 
 def run_map_run(flow: Flow, state: Mapping[str, Any], items: MapItems) -> None:
     """Runs the children of a Map that have not succeeded. Raises the engine's _ExecutionError."""
+    map_runs.authorize_children(redriven=flow.position.map_run)
     run = _MapRun(flow, state, items)
     details: dict[str, Any] = {"mapRunArn": run.arn}
     if run.is_redriven:
@@ -174,6 +176,7 @@ def _start_child(flow: Flow, run: _MapRun, items: MapItems, number: int) -> Atte
             value = items.input(number)
         text = to_text(value)
         check_size(text, flow.context["State"]["Name"])
+        map_runs.wait_for_start()
         execution = _new_child(flow.attempt.execution, run, text)
         flow.attempt.change(lambda: setattr(position, "execution", execution["executionArn"]))
         stepfunctions._executions[execution["executionArn"]] = execution
