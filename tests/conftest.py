@@ -29,6 +29,9 @@ PROJECT = ROOT / ".stepflake" / ".tests"
 # Short times, so that timeouts come soon.
 PARAMETERS = {"ProcessTimeoutSeconds": "6", "PostWaitSeconds": "1", "GetWaitSeconds": "2"}
 
+# An account whose quota of Comprehend was raised: in that time 10 calls a second would not score a large batch.
+LIMITS = {"comprehend.BatchDetectSentiment": {"size": 500, "refill": 500}}
+
 # One of the pipeline's services in the template: the tests' own is inserted before it.
 KEYWORDS_LINE = "              - keywords\n"
 
@@ -74,6 +77,8 @@ def stack() -> Stack:
         "POST", f"{local.engine.url}/_ministack/config", json={"stepfunctions._SFN_WAIT_SCALE": 0.02}
     )
     assert json.loads(answer.data)["applied"]
+    answer = urllib3.request("PUT", f"{local.engine.url}/_stepflake/settings", json={"limits": LIMITS})
+    assert answer.status == 200, answer.data
     return local.stack
 
 
