@@ -29,7 +29,7 @@ PROJECT = ROOT / ".stepflake" / ".tests"
 # Short times, so that timeouts come soon.
 PARAMETERS = {"ProcessTimeoutSeconds": "6", "PostWaitSeconds": "1", "GetWaitSeconds": "2"}
 
-# An account whose quota of Comprehend was raised: in that time 10 calls a second would not score a large batch.
+# Comprehend's quota as if it had been raised: in that time 10 calls a second would not score a large batch.
 LIMITS = {"comprehend.BatchDetectSentiment": {"size": 500, "refill": 500}}
 
 # One of the pipeline's services in the template: the tests' own is inserted before it.

@@ -53,7 +53,7 @@ def sqs() -> "SQSClient":
 
 
 def comprehend() -> Any:
-    """Amazon Comprehend. One attempt: `core.sentiment` waits for the quota, for longer than botocore would."""
+    """Amazon Comprehend. One attempt: `core.sentiment` waits for the quota, and for longer."""
     return _client("comprehend", attempts=1)
 
 

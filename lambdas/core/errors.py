@@ -76,7 +76,9 @@ def is_missing(error: "ClientError") -> bool:
 def is_throttle(error: Exception) -> bool:
     """Whether AWS refused the call only because there were too many."""
     botocore = sys.modules.get("botocore.exceptions")
-    return bool(botocore) and isinstance(error, botocore.ClientError) and _code(error) in THROTTLE_CODES
+    if botocore is None:
+        return False
+    return isinstance(error, botocore.ClientError) and _code(error) in THROTTLE_CODES
 
 
 def is_transient(error: BaseException) -> bool:

@@ -20,8 +20,8 @@ DOCUMENTS_PER_CALL = 25
 DOCUMENT_BYTES = 5000
 PARALLEL_CALLS = 4
 
-# A pause is drawn from 0 to a bound, which doubles from the first to the longest. Longer ones would leave part
-# of the quota unused while few calls are left; shorter ones would only be refused more often.
+# A pause is drawn from 0 to a bound, which doubles from the first to the longest. Longer ones would leave
+# part of the quota unused while few calls are left; shorter ones would only be refused more often.
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 4.0
 # Calls with the same texts that fail otherwise than by a throttle.

@@ -92,8 +92,7 @@ def _batch(request: dict[str, Any]) -> dict[str, Any]:
     if not ACCOUNT.fits("comprehend.Documents", len(texts)):
         raise RequestError(
             "BatchSizeLimitExceededException",
-            f"The batch has {len(texts)} documents, and at most {ACCOUNT.value('comprehend.Documents').size:g}"
-            " are allowed.",
+            f"The batch has {len(texts)} documents and may have {_most('comprehend.Documents')}.",
         )
     results, errors = [], []
     for index, text in enumerate(texts):
@@ -102,6 +101,10 @@ def _batch(request: dict[str, Any]) -> dict[str, Any]:
         except DocumentError as error:
             errors.append({"Index": index, "ErrorCode": error.item_code, "ErrorMessage": str(error)})
     return {"ResultList": results, "ErrorList": errors}
+
+
+def _most(limit: str) -> int:
+    return int(ACCOUNT.value(limit).size)
 
 
 def _sentiment(text: Any) -> dict[str, Any]:
@@ -114,8 +117,7 @@ def _sentiment(text: Any) -> dict[str, Any]:
         raise DocumentError(
             "TextSizeLimitExceededException",
             "TEXT_SIZE_LIMIT_EXCEEDED",
-            f"The text has {size} bytes, and at most {ACCOUNT.value('comprehend.DocumentSize').size:g} are"
-            " allowed.",
+            f"The text has {size} bytes and may have {_most('comprehend.DocumentSize')}.",
         )
     scores = score(text)
     return {"Sentiment": max(scores, key=scores.__getitem__).upper(), "SentimentScore": scores}

@@ -21,7 +21,7 @@ def comprehend(client: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def settings(engine: Engine) -> Iterator[Callable[..., dict[str, dict[str, Any]]]]:
-    """`settings(limits=...)` changes the engine's settings for this test; returns its limits by their names."""
+    """`settings(limits=...)` changes the engine's settings for this test; returns its limits by name."""
     url = f"{engine.url}/_stepflake/settings"
     before = urllib3.request("GET", url).json()
 
