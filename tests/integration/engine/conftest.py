@@ -1,13 +1,29 @@
 """An engine for each module of these tests, with nothing deployed, and clients that do not retry."""
 
+import io
+import itertools
+import json
+import sys
+import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+import urllib3
 from botocore.config import Config
 
 from stepflake.local.engine import REGION, Engine
+
+# As build.py makes it, but with all packages of this environment.
+BOOTSTRAP = f"""\
+#!/bin/sh
+export PYTHONPATH="$LAMBDA_TASK_ROOT"
+exec "{sys.executable}" -m awslambdaric "$_HANDLER" "$STEPFLAKE_STATE"
+"""
+
+Limits = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +54,52 @@ def client(engine: Engine) -> Iterator[Callable[..., Any]]:
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def settings(engine: Engine) -> Iterator[Callable[..., Limits]]:
+    """`settings(limits=...)` changes the engine's settings for this test; returns its limits by name."""
+    url = f"{engine.url}/_stepflake/settings"
+    before = urllib3.request("GET", url).json()
+
+    def change(**change: Any) -> Limits:
+        answer = urllib3.request("PUT", url, json=change)
+        assert answer.status == 200, answer.data
+        return {limit["name"]: limit for limit in answer.json()["limits"]}
+
+    yield change
+    values = {limit["name"]: {key: limit[key] for key in ("size", "refill")} for limit in before["limits"]}
+    change(enabled=True, limits=values, faults=before["faults"])
+
+
+@pytest.fixture(scope="module")
+def deploy(client: Callable[..., Any]) -> Callable[..., str]:
+    """`deploy("app.echo", Timeout=3)`: a Lambda with a handler of functions/; returns its name."""
+    functions, numbers = client("lambda"), itertools.count()
+    trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    role = client("iam").create_role(
+        RoleName="lambda", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": trust})
+    )["Role"]["Arn"]
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as bundle:
+        for path in (Path(__file__).parent / "functions").glob("*.py"):
+            bundle.write(path, path.name)
+        entry = zipfile.ZipInfo("bootstrap")
+        entry.external_attr = 0o755 << 16
+        bundle.writestr(entry, BOOTSTRAP)
+
+    def create(handler: str, **configuration: Any) -> str:
+        name = f"{handler.replace('.', '-')}-{next(numbers)}"
+        settings = {"Timeout": 20, "MemorySize": 512} | configuration
+        functions.create_function(
+            FunctionName=name,
+            Runtime="provided.al2023",
+            Role=role,
+            Handler=handler,
+            Code={"ZipFile": archive.getvalue()},
+            **settings,
+        )
+        functions.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.1})
+        return name
+
+    return create

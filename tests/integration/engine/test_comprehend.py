@@ -1,15 +1,13 @@
 """Amazon Comprehend on the engine, as boto3 sees it: answers, errors, the quota and IAM."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import urllib3
 from botocore.exceptions import ClientError
 
 from core.vader import score
-from stepflake.local.engine import Engine
 
 TEXTS = ["I am happy, this is great!", "This is terrible and sad.", "I love it and I hate it.", "A table."]
 
@@ -17,22 +15,6 @@ TEXTS = ["I am happy, this is great!", "This is terrible and sad.", "I love it a
 @pytest.fixture
 def comprehend(client: Callable[..., Any]) -> Any:
     return client("comprehend")
-
-
-@pytest.fixture
-def settings(engine: Engine) -> Iterator[Callable[..., dict[str, dict[str, Any]]]]:
-    """`settings(limits=...)` changes the engine's settings for this test; returns its limits by name."""
-    url = f"{engine.url}/_stepflake/settings"
-    before = urllib3.request("GET", url).json()
-
-    def change(**change: Any) -> dict[str, dict[str, Any]]:
-        answer = urllib3.request("PUT", url, json=change)
-        assert answer.status == 200, answer.data
-        return {limit["name"]: limit for limit in answer.json()["limits"]}
-
-    yield change
-    values = {limit["name"]: {key: limit[key] for key in ("size", "refill")} for limit in before["limits"]}
-    change(enabled=True, limits=values, faults=before["faults"])
 
 
 def refused(call: Callable[..., Any], **parameters: Any) -> tuple[str, int]:
