@@ -3,7 +3,7 @@
 import runpy
 import socketserver
 
-from stepflake.local.engine_process import comprehend, front, lambdas, requests, states
+from stepflake.local.engine_process import comprehend, execute_api, front, lambdas, requests, states
 
 
 def main() -> None:
@@ -11,7 +11,7 @@ def main() -> None:
     # Events go to Lambdas through Python's socketserver, which writes head and body separately: with Nagle's
     # algorithm each invocation would wait 40 ms for the acknowledgement in between.
     socketserver.StreamRequestHandler.disable_nagle_algorithm = True
-    for module in (states, lambdas, comprehend, requests, front):
+    for module in (states, lambdas, comprehend, execute_api, requests, front):
         module.install()
     runpy.run_module("ministack", run_name="__main__", alter_sys=True)
 

@@ -58,7 +58,7 @@ def fill(event: dict[str, Any], _context: Any) -> str:
     if event.get("child"):
         subprocess.run([sys.executable, "-c", code], check=True)
     else:
-        exec(code)  # noqa: S102
+        exec(code)
     return "survived"
 
 
