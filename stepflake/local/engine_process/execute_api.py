@@ -23,8 +23,8 @@ Result = dict[str, Any]
 _ACCOUNT, _STAGE = "execute-api.Account", "execute-api.Stage"
 _PAYLOAD, _TIMEOUT = "execute-api.PayloadSize", "execute-api.Timeout"
 
-# zlib's window bits for gzip and deflate, whichever it is.
-_ANY_COMPRESSION = 47
+# zlib's window bits of each coding. "deflate" is zlib's format; some clients send it without its header.
+_WINDOWS = {"gzip": (31,), "deflate": (15, -15)}
 
 # Of the request that is being answered.
 _expected: ContextVar[Fate] = ContextVar("expected", default=Fate())  # noqa: B039 - it is frozen
@@ -48,6 +48,22 @@ def install() -> None:
     apigateway_v1._check_throttle = _throttled(apigateway_v1._check_throttle)
     apigateway_v1._call_lambda_raw = _limited(apigateway_v1._call_lambda_raw)
     apigateway_v1._lambda_proxy_response = _answered(apigateway_v1._lambda_proxy_response)
+    apigateway_v1._import_rest_api = _with_gateway_responses(apigateway_v1._import_rest_api)
+
+
+def _with_gateway_responses(create: Callable[..., str]) -> Callable[..., str]:
+    """An API from OpenAPI, with the gateway responses in it, which MiniStack leaves out.
+
+    https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-swagger-extensions-gateway-responses.html
+    """
+
+    def create_with(document: dict[str, Any], data: dict[str, Any]) -> str:
+        api_id = create(document, data)
+        for kind, response in document.get("x-amazon-apigateway-gateway-responses", {}).items():
+            apigateway_v1._put_gateway_response(api_id, kind, response)
+        return api_id
+
+    return create_with
 
 
 def _faulty(handle: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -94,19 +110,26 @@ def unpack(body: bytes, headers: Headers) -> bytes:
     coding = headers.get("content-encoding", "identity").strip().lower()
     if not body or coding == "identity":
         return body
-    if coding not in ("gzip", "deflate"):
+    if coding not in _WINDOWS:
         raise GatewayError("UNSUPPORTED_MEDIA_TYPE", "Unsupported Media Type")
+    for window in _WINDOWS[coding]:
+        try:
+            return _unpack(body, window)
+        except zlib.error:
+            continue
+    raise GatewayError("UNSUPPORTED_MEDIA_TYPE", "Unsupported Media Type")
+
+
+def _unpack(body: bytes, window: int) -> bytes:
+    """Raises GatewayError for what is too large unpacked, and zlib.error."""
     most = ACCOUNT.value(_PAYLOAD).size
-    unpacker = zlib.decompressobj(_ANY_COMPRESSION)
-    try:
-        # No more than shows that it is too large; 0 is without a limit.
-        unpacked = unpacker.decompress(body, 0 if most == float("inf") else int(most) + 1)
-    except zlib.error as error:
-        raise GatewayError("UNSUPPORTED_MEDIA_TYPE", "Unsupported Media Type") from error
+    unpacker = zlib.decompressobj(window)
+    # No more than shows that it is too large; 0 is without a limit.
+    unpacked = unpacker.decompress(body, 0 if most == float("inf") else int(most) + 1)
     if len(unpacked) > most:
         _check_size(len(unpacked))
     elif not unpacker.eof:
-        raise GatewayError("UNSUPPORTED_MEDIA_TYPE", "Unsupported Media Type")
+        raise zlib.error("the end is missing")
     return unpacked
 
 
