@@ -39,8 +39,8 @@ _UNRESERVED = 100
 # How much more than the limit Lambda lets pass: "exceeded maximum allowed payload size (6291556 bytes)".
 _ANSWER_SLACK = 100
 
-# A process of a Lambda needs about this much at least; all of them may have half of the machine's memory.
-_PROCESS_BYTES = 21 * 2**20
+# What a Lambda of the stack has in memory for itself, measured; all of them may have half of the machine.
+_PROCESS_BYTES = 40 * 2**20
 _FEWEST_PROCESSES = 16
 
 # Shared libraries are counted for each process, and count for none on Lambda.
