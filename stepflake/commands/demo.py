@@ -11,7 +11,8 @@ from rich.syntax import Syntax
 from core.runs import Run, find_run, resume_run
 from stepflake.local import stack as local
 from stepflake.local.checkout import DEFAULT_NAME, project_root
-from stepflake.options import name_option
+from stepflake.local.engine import Settings
+from stepflake.options import engine_options, name_option
 from stepflake.progress import output, step
 from stepflake.runs import entered_states, follow, machine_arn, start
 from stepflake.snowflake.client import Batch
@@ -53,12 +54,13 @@ POLL_SECONDS = 0.2
 
 @click.command()
 @name_option
-def demo(name: str) -> None:
+@engine_options
+def demo(name: str, settings: Settings) -> None:
     """Bring the local stack up, call it from SQL, run each workflow once, and show what happened.
 
     The stack stays up.
     """
-    stack = local.up(project_root(), name, step=step).stack
+    stack = local.up(project_root(), name, step=step, settings=settings).stack
     started = time.monotonic()
     for title, show_it in {
         "A query, answered by a remote function": show_query,

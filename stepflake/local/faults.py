@@ -29,7 +29,7 @@ class Faults:
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Self:
-        """Of `throttle=0.08`, `lost=0.03`, `kill=0.02`, `delay=0.1` or `delay=0.1:2`, `seed=7`. Raises FaultError."""
+        """Of throttle=0.08, lost=0.03, kill=0.02, delay=0.1 or delay=0.1:2, seed=7. Raises FaultError."""
         faults = cls()
         for text in texts:
             name, _, value = text.partition("=")
@@ -37,8 +37,8 @@ class Faults:
                 faults = replace(faults, **_parse(name, value))
             except ValueError:
                 raise FaultError(
-                    f"The fault {text!r} is not valid: throttle, lost, kill and delay are shares between 0 and 1,"
-                    " such as throttle=0.08; delay=0.1:2 is late by up to 2 s; seed=7 repeats a run."
+                    f"The fault {text!r} is not valid: throttle, lost, kill and delay are shares between 0"
+                    " and 1, such as throttle=0.08; delay=0.1:2 is late by up to 2 s; seed=7 repeats a run."
                 ) from None
         return faults
 

@@ -1,4 +1,4 @@
-"""AWS's limits, as the local engine has them: name, default, AWS's own name, source, and whether it can be raised.
+"""AWS's limits as the local engine has them: name, default, AWS's name for it, source, if it can be raised.
 
 Defaults are those of an account in us-east-1. Figures: November 2026.
 """
@@ -62,22 +62,26 @@ LIMITS = {
         _maximum("states.PayloadSize", "bytes", 262_144, "Maximum input or output size", _STATES),
         _maximum("states.HistoryEvents", "count", 25_000, "Maximum execution history size", _STATES),
         _maximum("states.NameLength", "count", 80, "Names in Step Functions", _STATES),
-        _maximum("lambda.ConcurrentExecutions", "concurrency", 1000, "Concurrent executions", _LAMBDA, adjustable=True),
-        _maximum("lambda.SyncPayload", "bytes", 6_291_456, "Synchronous payload, request and response", _LAMBDA),
+        _maximum("lambda.ConcurrentExecutions", "concurrency", 1000, "Concurrent executions", _LAMBDA,
+                 adjustable=True),
+        _maximum("lambda.SyncPayload", "bytes", 6_291_456, "Synchronous payload, each way", _LAMBDA),
         _maximum("lambda.AsyncPayload", "bytes", 1_048_576, "Asynchronous payload", _LAMBDA),
         _rate("execute-api.Account", 5000, 10_000, "Throttle quota per account", _API),
         # Of each stage, what its method settings say; in the template ApiBurstLimit and ApiRateLimit.
         _rate("execute-api.Stage", 1000, 500, "Method throttling of a stage", _API),
         _maximum("execute-api.PayloadSize", "bytes", 10_485_760, "Payload size", _API),
         _maximum("execute-api.Timeout", "seconds", 29, "Integration timeout", _API, adjustable=True),
-        _rate("comprehend.BatchDetectSentiment", 10, 10, "BatchDetectSentiment throttle limit in transactions per second", _COMPREHEND),
-        _rate("comprehend.DetectSentiment", 20, 20, "DetectSentiment throttle limit in transactions per second", _COMPREHEND),
+        _rate("comprehend.BatchDetectSentiment", 10, 10, "BatchDetectSentiment per second", _COMPREHEND),
+        _rate("comprehend.DetectSentiment", 20, 20, "DetectSentiment per second", _COMPREHEND),
         _maximum("comprehend.Documents", "count", 25, "Documents in a synchronous batch", _COMPREHEND),
         _maximum("comprehend.DocumentSize", "bytes", 5000, "Document size", _COMPREHEND),
-        _rate("s3.Reads", 5500, 5500, "GET/HEAD requests per second per partitioned prefix", _S3, adjustable=False),
-        _rate("s3.Writes", 3500, 3500, "PUT/COPY/POST/DELETE requests per second per partitioned prefix", _S3, adjustable=False),
-        _rate("dynamodb.PartitionReads", 3000, 3000, "Read units per second of a partition", _DYNAMODB, adjustable=False),
-        _rate("dynamodb.PartitionWrites", 1000, 1000, "Write units per second of a partition", _DYNAMODB, adjustable=False),
+        _rate("s3.Reads", 5500, 5500, "GET and HEAD requests per second per prefix", _S3, adjustable=False),
+        _rate("s3.Writes", 3500, 3500, "PUT, COPY, POST, DELETE requests per second per prefix", _S3,
+              adjustable=False),
+        _rate("dynamodb.PartitionReads", 3000, 3000, "Read units per second per partition", _DYNAMODB,
+              adjustable=False),
+        _rate("dynamodb.PartitionWrites", 1000, 1000, "Write units per second per partition", _DYNAMODB,
+              adjustable=False),
     )
 }  # fmt: skip
 

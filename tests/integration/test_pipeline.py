@@ -14,6 +14,7 @@ import pytest
 
 from core.runs import Run, find_run, resume_run
 from stepflake.stack import Stack
+from tests import turns
 from tests.runs import wait_for
 
 SERVICES = ["language", "sentiment", "unstable", "keywords"]
@@ -238,7 +239,7 @@ def test_after_a_crash_at_any_service_the_run_continues_there(
     index = SERVICES.index(crash)
     pipeline.run(document=trouble("raise", times=0), request_id=request_id, skip=SERVICES[index:])
 
-    with pipeline.broken_service():
+    with turns.alone(), pipeline.broken_service():
         failed = pipeline.run(request_id=request_id)
     resumed = pipeline.end(resume_run(pipeline.steps, failed.arn).arn)
 

@@ -18,6 +18,7 @@ from stepflake.commands import runs as runs_command
 from stepflake.runs import machine_arn
 from stepflake.snowflake.session import Session, SqlError, session_on
 from stepflake.stack import Stack
+from tests import turns
 from tests.caller import Caller, Response, new_batch_id
 from tests.runs import wait_for
 
@@ -55,6 +56,13 @@ class Sql:
             f"the end of {handle}",
         )
         return status
+
+
+@pytest.fixture(autouse=True)
+def services_work(stack: Stack) -> Iterator[None]:
+    """No test in the other process breaks the pipeline's Lambda meanwhile."""
+    with turns.together():
+        yield
 
 
 @pytest.fixture

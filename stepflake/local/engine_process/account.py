@@ -17,7 +17,7 @@ _MAX_BUCKETS = 10_000
 
 
 class _Bucket:
-    """Tokens: `size` at most, `refill` more each second. May be overdrawn by what is known only afterwards."""
+    """Tokens: `size` at most, `refill` more each second. What is known only afterwards may overdraw it."""
 
     def __init__(self, value: Value) -> None:
         self._tokens = value.size

@@ -1,9 +1,10 @@
-"""What stands in front of MiniStack's ASGI application: the engine's own settings, and answers that are lost."""
+"""What stands before MiniStack's ASGI application: the engine's own settings, and answers that are lost."""
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from stepflake.local.engine import SETTINGS_PATH
 from stepflake.local.engine_process.account import ACCOUNT
 from stepflake.local.engine_process.requests import AnswerLostError
 from stepflake.local.faults import Faults
@@ -13,9 +14,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
-
-# GET: the limits, what they allowed and refused, and the faults. PUT: changes them.
-SETTINGS_PATH = "/_stepflake/settings"
 
 _CLOSE = "stepflake.close"
 
@@ -55,6 +53,7 @@ def in_front_of(application: Application) -> Application:
 
 
 async def _settings(scope: Message, receive: Receive, send: Send) -> None:
+    """GET: the limits, what they allowed and refused, and the faults. PUT: changes them."""
     # No page in a browser changes the engine's limits.
     if any(name == b"origin" for name, _ in scope["headers"]):
         await _answer(send, 403, {"error": "requests of web pages are refused"})
@@ -74,12 +73,12 @@ async def _settings(scope: Message, receive: Receive, send: Send) -> None:
 
 
 async def _body(receive: Receive) -> bytes:
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         body += message.get("body", b"")
         if not message.get("more_body"):
-            return body
+            return bytes(body)
 
 
 async def _answer(send: Send, status: int, document: Any) -> None:

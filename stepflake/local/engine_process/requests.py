@@ -27,7 +27,7 @@ _THROTTLES = {
     "dynamodb": ("ThrottlingException", 400, "Throughput exceeds the current capacity of your table."),
     "lambda": ("TooManyRequestsException", 429, "Rate Exceeded."),
     "sqs": ("RequestThrottled", 403, "Request is throttled."),
-    "sns": ("Throttled", 429, "Rate exceeded"),
+    "sns": ("Throttling", 400, "Rate exceeded"),
     "comprehend": ("ThrottlingException", 429, "Rate exceeded"),
 }
 _THROTTLE = ("ThrottlingException", 400, "Rate exceeded")
@@ -39,7 +39,7 @@ class AnswerLostError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """One request to a service. `action`: as IAM names it, such as s3:GetObject, or "" where it is unknown."""
+    """One request to a service. `action`: as IAM names it, such as s3:GetObject; "" where it is unknown."""
 
     service: str
     action: str
@@ -98,7 +98,8 @@ def throttled(service: str) -> Answer:
         body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
         return status, {"Content-Type": "application/xml"}, body.encode()
     if service == "sns":
-        body = f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
+        error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>"
+        body = f"<ErrorResponse>{error}</ErrorResponse>"
         return status, {"Content-Type": "text/xml"}, body.encode()
     document = {"__type": code, "message": message}
     return (
@@ -140,7 +141,7 @@ def install() -> None:
 
     dispatch: Dispatch = app._dispatch_service_request
 
-    async def limited(
+    async def limited(  # noqa: PLR0917 - as MiniStack calls it
         method: str, path: str, headers: Headers, body: bytes, query: dict[str, list[str]], request_id: str
     ) -> Answer:
         params = app._routing_params(method, path, headers, body, query)
@@ -165,5 +166,5 @@ def install() -> None:
 
 
 def is_role(access_key: str | None) -> bool:
-    """Whether the caller is one of the stack's roles, and not the developer: faults leave the latter alone."""
+    """Whether the caller is one of the stack's roles. Faults leave the developer's own calls alone."""
     return bool(access_key) and str(access_key).startswith("ASIA")

@@ -1,4 +1,4 @@
-"""An engine for each module of these tests, with nothing deployed, and clients that do not retry."""
+"""A bare engine for each module: nothing is deployed into it."""
 
 import io
 import itertools
@@ -11,10 +11,12 @@ from typing import Any
 
 import boto3
 import pytest
-import urllib3
 from botocore.config import Config
 
-from stepflake.local.engine import REGION, Engine
+from stepflake.local.engine import REGION, Engine, Settings
+from stepflake.local.faults import Faults
+from stepflake.local.limits import LIMITS, Value
+from stepflake.stack import ACCESS_KEY, SECRET_KEY
 
 # As build.py makes it, but with all packages of this environment.
 BOOTSTRAP = f"""\
@@ -28,48 +30,33 @@ Limits = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    started = Engine.start(tmp_path_factory.mktemp("engine"))
-    yield started
-    started.stop()
+    engine = Engine.start(tmp_path_factory.mktemp("engine"))
+    yield engine
+    engine.stop()
 
 
 @pytest.fixture(scope="module")
-def client(engine: Engine) -> Iterator[Callable[..., Any]]:
-    """`client("sqs")`: as the account's root, or with the credentials that are given."""
-    made = []
-
-    def make(service: str, **credentials: str) -> Any:
-        keys = credentials or {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-        made.append(
-            boto3.client(  # type: ignore[call-overload]
-                service,
-                endpoint_url=engine.url,
-                region_name=REGION,
-                config=Config(retries={"total_max_attempts": 1}, parameter_validation=False),
-                **keys,
-            )
-        )
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
+def client(engine: Engine) -> Callable[[str], Any]:
+    """A client of a service, as root, which does not retry: what the engine refuses is seen."""
+    session: Any = boto3.Session(ACCESS_KEY, SECRET_KEY, region_name=REGION)
+    config = Config(retries={"total_max_attempts": 1}, inject_host_prefix=False)
+    return lambda service: session.client(service, endpoint_url=engine.url, config=config)
 
 
 @pytest.fixture
 def settings(engine: Engine) -> Iterator[Callable[..., Limits]]:
-    """`settings(limits=...)` changes the engine's settings for this test; returns its limits by name."""
-    url = f"{engine.url}/_stepflake/settings"
-    before = urllib3.request("GET", url).json()
+    """`settings(limits=...)` changes the engine's Settings for this test; returns its limits by name."""
 
     def change(**change: Any) -> Limits:
-        answer = urllib3.request("PUT", url, json=change)
-        assert answer.status == 200, answer.data
-        return {limit["name"]: limit for limit in answer.json()["limits"]}
+        engine.configure(Settings(**change))
+        return {limit["name"]: limit for limit in engine.settings()["limits"]}
 
     yield change
-    values = {limit["name"]: {key: limit[key] for key in ("size", "refill")} for limit in before["limits"]}
-    change(enabled=True, limits=values, faults=before["faults"])
+    change(
+        has_limits=True,
+        limits={name: Value(limit.size, limit.refill) for name, limit in LIMITS.items()},
+        faults=Faults(),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,29 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import boto3
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from core.vader import score
+from stepflake.local.engine import REGION, Engine
+from stepflake.local.limits import Value
+from stepflake.stack import ACCESS_KEY, SECRET_KEY
 
 TEXTS = ["I am happy, this is great!", "This is terrible and sad.", "I love it and I hate it.", "A table."]
 
 
-@pytest.fixture
-def comprehend(client: Callable[..., Any]) -> Any:
-    return client("comprehend")
+def comprehend_as(engine: Engine, access_key: str, secret_key: str, token: str | None = None) -> Any:
+    """A client that sends what botocore would not, so that the service says what is wrong with it."""
+    session: Any = boto3.Session(access_key, secret_key, token, region_name=REGION)
+    config = Config(retries={"total_max_attempts": 1}, parameter_validation=False)
+    return session.client("comprehend", endpoint_url=engine.url, config=config)
+
+
+@pytest.fixture(scope="module")
+def comprehend(engine: Engine) -> Any:
+    return comprehend_as(engine, ACCESS_KEY, SECRET_KEY)
 
 
 def refused(call: Callable[..., Any], **parameters: Any) -> tuple[str, int]:
@@ -70,7 +82,7 @@ def test_errors_of_a_request(comprehend: Any) -> None:
 def test_calls_above_the_quota_are_throttled(
     comprehend: Any, settings: Callable[..., dict[str, dict[str, Any]]]
 ) -> None:
-    before = settings(limits={"comprehend.BatchDetectSentiment": {"size": 2, "refill": 0}})
+    before = settings(limits={"comprehend.BatchDetectSentiment": Value(2, 0)})
     for _ in range(2):
         comprehend.batch_detect_sentiment(LanguageCode="en", TextList=["a"])
     assert refused(comprehend.batch_detect_sentiment, TextList=["a"]) == ("ThrottlingException", 429)
@@ -84,23 +96,18 @@ def test_calls_above_the_quota_are_throttled(
 def test_sizes_and_rates_do_not_apply_where_limits_are_off(
     comprehend: Any, settings: Callable[..., dict[str, dict[str, Any]]]
 ) -> None:
-    settings(enabled=False, limits={"comprehend.BatchDetectSentiment": {"size": 0, "refill": 0}})
+    settings(has_limits=False, limits={"comprehend.BatchDetectSentiment": Value(0, 0)})
     answer = comprehend.batch_detect_sentiment(LanguageCode="en", TextList=["a" * 6000] * 30)
     assert len(answer["ResultList"]) == 30
 
 
-def test_a_role_needs_the_permission(client: Callable[..., Any]) -> None:
+def test_a_role_needs_the_permission(engine: Engine, client: Callable[..., Any]) -> None:
     iam, sts = client("iam"), client("sts")
     trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
     iam.create_role(RoleName="scorer", AssumeRolePolicyDocument=json.dumps({"Statement": [trust]}))
     arn = iam.get_role(RoleName="scorer")["Role"]["Arn"]
     keys = sts.assume_role(RoleArn=arn, RoleSessionName="test")["Credentials"]
-    scorer = client(
-        "comprehend",
-        aws_access_key_id=keys["AccessKeyId"],
-        aws_secret_access_key=keys["SecretAccessKey"],
-        aws_session_token=keys["SessionToken"],
-    )
+    scorer = comprehend_as(engine, keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"])
     assert refused(scorer.batch_detect_sentiment, TextList=["a"])[0] == "AccessDeniedException"
     allowed = {"Effect": "Allow", "Action": "comprehend:BatchDetectSentiment", "Resource": "*"}
     iam.put_role_policy(

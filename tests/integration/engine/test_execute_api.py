@@ -11,6 +11,8 @@ import pytest
 import urllib3
 
 from stepflake.local.engine import REGION, Engine
+from stepflake.local.faults import Faults
+from stepflake.local.limits import Value
 
 Limits = dict[str, dict[str, Any]]
 Request = Callable[..., urllib3.BaseHTTPResponse]
@@ -126,7 +128,7 @@ def test_a_body_is_measured_unpacked(request_api: Request) -> None:
 def test_the_gateway_gives_up_and_the_lambda_goes_on(
     request_api: Request, settings: Callable[..., Limits], tmp_path: Path
 ) -> None:
-    settings(limits={"execute-api.Timeout": {"size": 1, "refill": None}})
+    settings(limits={"execute-api.Timeout": Value(1, None)})
     done = tmp_path / "done"
     answer = request_api("api", seconds=3, done=done)
     assert (answer.status, answer.json()) == (504, {"message": "Endpoint request timed out"})
@@ -141,7 +143,7 @@ def test_a_lambda_that_fails_is_a_bad_gateway_without_its_reason(request_api: Re
 def test_a_throttle_of_lambda_is_an_internal_error(
     request_api: Request, settings: Callable[..., Limits]
 ) -> None:
-    settings(limits={"lambda.ConcurrentExecutions": {"size": 0, "refill": None}})
+    settings(limits={"lambda.ConcurrentExecutions": Value(0, None)})
     answer = request_api("api")
     assert (answer.status, answer.json()) == (500, {"message": "Internal server error"})
 
@@ -180,10 +182,10 @@ def test_the_stages_method_settings_throttle(
 def test_the_engines_own_settings_throttle(
     request_api: Request, settings: Callable[..., Limits], limit: str
 ) -> None:
-    settings(limits={limit: {"size": 1, "refill": 0}})
+    settings(limits={limit: Value(1, 0)})
     assert request_api("api").status == 200
     assert_throttled(request_api("api"))
-    settings(enabled=False)
+    settings(has_limits=False)
     assert request_api("api").status == 200
 
 
@@ -191,9 +193,9 @@ def test_the_engines_own_settings_throttle(
 
 
 def test_faults_of_the_api(request_api: Request, settings: Callable[..., Limits], tmp_path: Path) -> None:
-    settings(faults={"throttle": 1.0})
+    settings(faults=Faults(throttle=1))
     assert_throttled(request_api("api"))
-    settings(faults={"lost": 1.0})
+    settings(faults=Faults(lost=1))
     done = tmp_path / "done"
     with pytest.raises(urllib3.exceptions.ProtocolError):
         request_api("api", done=done)

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 from botocore.exceptions import ClientError
 
+from stepflake.local.faults import Faults
+from stepflake.local.limits import Value
+
 Limits = dict[str, dict[str, Any]]
 SYNC, ASYNC = 6 * 2**20, 2**20
 
@@ -189,7 +192,7 @@ def test_more_than_the_accounts_executions_are_refused(
     tmp_path: Path,
 ) -> None:
     name = deploy("app.wait")
-    before = settings(limits={"lambda.ConcurrentExecutions": {"size": 2, "refill": None}})
+    before = settings(limits={"lambda.ConcurrentExecutions": Value(2, None)})
     until = tmp_path / "until"
     with ThreadPoolExecutor() as pool:
         running = []
@@ -217,12 +220,12 @@ def test_reserved_executions_are_a_functions_own(
     tmp_path: Path,
 ) -> None:
     reserving, other = deploy("app.wait"), deploy("app.echo")
-    settings(limits={"lambda.ConcurrentExecutions": {"size": 101, "refill": None}})
+    settings(limits={"lambda.ConcurrentExecutions": Value(101, None)})
     functions.put_function_concurrency(FunctionName=reserving, ReservedConcurrentExecutions=1)
     # 100 must be left for all others.
     refusal = refused(functions.put_function_concurrency, FunctionName=other, ReservedConcurrentExecutions=1)
     assert (refusal["Code"], refusal["status"]) == ("InvalidParameterValueException", 400)
-    settings(limits={"lambda.ConcurrentExecutions": {"size": 1, "refill": None}})
+    settings(limits={"lambda.ConcurrentExecutions": Value(1, None)})
     # All of the account's is reserved now.
     refusal = refused(functions.invoke, FunctionName=other, Payload="1")
     assert refusal["Reason"] == "ConcurrentInvocationLimitExceeded"
@@ -246,7 +249,7 @@ def test_killed_invocations_die_at_the_same_moments_with_the_same_seed(
     name = deploy("app.sleep")
     runs = []
     for _ in range(2):
-        settings(faults={"kill": 0.5, "seed": 7})
+        settings(faults=Faults(kill=0.5, seed=7))
         runs.append([invoke(name, {"seconds": 0.3}).error for _ in range(8)])
     assert runs[0] == runs[1]
     assert set(runs[0]) == {"", "Runtime.ExitError"}
@@ -258,7 +261,7 @@ def test_a_queues_poller_tries_again_what_was_throttled(
     sqs = client("sqs")
     queue = sqs.create_queue(QueueName="polled", Attributes={"VisibilityTimeout": "600"})["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    settings(faults={"throttle": 0.6, "seed": 1})
+    settings(faults=Faults(throttle=0.6, seed=1))
     for number in range(6):
         sqs.send_message(QueueUrl=queue, MessageBody=str(number))
     mapping = functions.create_event_source_mapping(
