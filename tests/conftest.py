@@ -19,6 +19,7 @@ from stepflake.local import stack as stacks
 from stepflake.local.checkout import local_names
 from stepflake.local.engine import Settings
 from stepflake.local.faults import Faults
+from stepflake.local.limits import Value
 from stepflake.stack import Stack
 from tests.caller import Caller
 from tests.documented_workflow import add_workflow
@@ -30,6 +31,9 @@ PROJECT = ROOT / ".stepflake" / ".tests"
 
 # Short times, so that timeouts come soon.
 PARAMETERS = {"ProcessTimeoutSeconds": "6", "PostWaitSeconds": "1", "GetWaitSeconds": "2"}
+
+# Comprehend's quota as if it had been raised: in that time 10 calls a second would not score a large batch.
+LIMITS = {"comprehend.BatchDetectSentiment": Value(500, 500)}
 
 # One of the pipeline's services in the template: the tests' own is inserted before it.
 KEYWORDS_LINE = "              - keywords\n"
@@ -76,7 +80,7 @@ def stack(request: pytest.FixtureRequest) -> Stack:
         if not copied_for.exists() or copied_for.read_text() != session:
             _copy_project()
             copied_for.write_text(session)
-        settings = Settings(faults=Faults.parse(request.config.getoption("--fault")))
+        settings = Settings(limits=LIMITS, faults=Faults.parse(request.config.getoption("--fault")))
         local = stacks.up(PROJECT, name, step=_quiet, parameters=PARAMETERS, settings=settings)
     # What state machines wait, in Wait states and before a Retry, takes a fiftieth of the time.
     answer = urllib3.request(

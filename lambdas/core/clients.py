@@ -53,8 +53,8 @@ def sqs() -> "SQSClient":
 
 
 def comprehend() -> Any:
-    """Amazon Comprehend."""
-    return _client("comprehend")
+    """Amazon Comprehend. One attempt: `core.sentiment` waits for the quota, and for longer."""
+    return _client("comprehend", attempts=1)
 
 
 def _client(service: str, *, read_timeout: int = 10, attempts: int = 4) -> Any:

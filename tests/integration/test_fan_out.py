@@ -167,6 +167,13 @@ def test_results_too_large_for_the_output_are_only_in_s3(fan_out: FanOut) -> Non
     assert fan_out.lines(run.output["results_key"]) == [checked(name) for name in names]
 
 
+def test_a_service_that_calls_comprehend_may_do_so(fan_out: FanOut) -> None:
+    run = fan_out.run({"names": [{"text": "I am happy"}, {"text": "so sad"}], "service": "sentiment"})
+
+    assert run.status == "SUCCEEDED", run
+    assert [result["label"] for result in run.output["results"]] == ["Positive", "Negative"]
+
+
 def test_no_tasks_give_no_results(fan_out: FanOut) -> None:
     run = fan_out.run({"names": []})
 

@@ -4,7 +4,10 @@ import runpy
 import socketserver
 
 from stepflake.local.engine_process import (
+    comprehend,
+    execute_api,
     front,
+    lambdas,
     machine_creation,
     map_runs,
     optimized_calls,
@@ -24,6 +27,9 @@ _MODULES = (
     map_runs,
     machine_creation,
     rule_targets,
+    lambdas,
+    comprehend,
+    execute_api,
     requests,
     front,
 )

@@ -28,6 +28,7 @@ _THROTTLES = {
     "lambda": ("TooManyRequestsException", 429, "Rate Exceeded."),
     "sqs": ("RequestThrottled", 403, "Request is throttled."),
     "sns": ("Throttling", 400, "Rate exceeded"),
+    "comprehend": ("ThrottlingException", 429, "Rate exceeded"),
 }
 _THROTTLE = ("ThrottlingException", 400, "Rate exceeded")
 
