@@ -10,6 +10,7 @@ The errors that the API answers are in `batch.errors`.
 import sys
 from collections.abc import Callable
 from functools import wraps
+from http import HTTPStatus
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class ResultError(TaskError):
     """The remote function returned too few or too many rows, or a value JSON cannot carry."""
 
 
-# Error codes by which AWS services report a throttle or an internal error:
+# Error codes by which AWS services report a throttle or an internal error, some of them with the status 400:
 # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 TRANSIENT_CODES = frozenset(
     {
@@ -80,7 +81,12 @@ def is_transient(error: BaseException) -> bool:
     if botocore is None:
         return False
     if isinstance(error, botocore.ClientError):
-        return error.response.get("Error", {}).get("Code") in TRANSIENT_CODES
+        # The answer to a HEAD has no body, so its code is only the status: "503".
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        is_named = error.response.get("Error", {}).get("Code") in TRANSIENT_CODES
+        return (
+            is_named or status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        )
     network = botocore.HTTPClientError | botocore.ConnectionError | botocore.IncompleteReadError
     return isinstance(error, network)
 
