@@ -374,33 +374,40 @@ def test_a_message_that_is_delivered_twice_starts_one_run(pipeline: Pipeline, re
     assert len(pipeline.runs_of(request_id)) == 3
 
 
-def test_malformed_messages_end_in_the_dead_letter_queue(pipeline: Pipeline, request_id: str) -> None:
+def test_malformed_messages_are_in_the_dead_letter_queue_at_once_with_the_reason(
+    pipeline: Pipeline, request_id: str
+) -> None:
     url, dead = pipeline.queue("language"), pipeline.queue("language", "-dead")
-    malformed = ["hello", "{}", json.dumps({"request_id": request_id, "skip": "language"})]
-    attributes = pipeline.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])
-    pipeline.sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": "1"})
-    try:
-        for message in malformed:
-            pipeline.sqs.send_message(QueueUrl=url, MessageBody=message)
-        pipeline.sqs.send_message(
-            QueueUrl=url, MessageBody=json.dumps({"request_id": request_id, "document": REVIEW})
+    malformed = {
+        "hello": "the message is not JSON: Expecting value",
+        "{}": "at $: 'document' is a required property",
+        json.dumps({"request_id": request_id, "skip": "language"}): 'at $.skip: "language" is not of type',
+    }
+    for message in malformed:
+        pipeline.sqs.send_message(QueueUrl=url, MessageBody=message)
+    pipeline.sqs.send_message(
+        QueueUrl=url, MessageBody=json.dumps({"request_id": request_id, "document": REVIEW})
+    )
+
+    buried: dict[str, dict[str, str]] = {}
+
+    def dig() -> bool:
+        answer = pipeline.sqs.receive_message(
+            QueueUrl=dead, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
         )
+        for message in answer.get("Messages", []):
+            pipeline.sqs.delete_message(QueueUrl=dead, ReceiptHandle=message["ReceiptHandle"])
+            attributes = message["MessageAttributes"].items()
+            buried[message["Body"]] = {name: value["StringValue"] for name, value in attributes}
+        return len(buried) == len(malformed)
 
-        buried: list[str] = []
-
-        def dig() -> bool:
-            answer = pipeline.sqs.receive_message(QueueUrl=dead, MaxNumberOfMessages=10)
-            for message in answer.get("Messages", []):
-                pipeline.sqs.delete_message(QueueUrl=dead, ReceiptHandle=message["ReceiptHandle"])
-                buried.append(message["Body"])
-            return len(buried) == len(malformed)
-
-        wait_for(dig, "the malformed messages")
-    finally:
-        pipeline.sqs.set_queue_attributes(QueueUrl=url, Attributes=attributes["Attributes"])
-    assert sorted(buried) == sorted(malformed)
-    (handle,) = pipeline.runs_of(request_id)
+    wait_for(dig, "the malformed messages")
+    for message, cause in malformed.items():
+        assert buried[message]["error"] == "MessageError"
+        assert buried[message]["cause"].startswith(cause)
+    (handle,) = wait_for(lambda: pipeline.runs_of(request_id), "the run of the neighbour")
     assert pipeline.end(handle).status == "SUCCEEDED"
+    wait_for(lambda: is_drained(pipeline, url), "the queue to be empty")
 
 
 def test_a_message_about_an_unknown_request_is_published_as_a_failure(

@@ -20,6 +20,7 @@ def s3_error(operation: str, status: int, body: bytes) -> ClientError:
     """What boto3 raises for this answer."""
     answer = {"status_code": status, "headers": {}, "body": body}
     shape = S3.operation_model(operation).output_shape
+    assert shape
     return ClientError(create_parser("rest-xml").parse(answer, shape), operation)
 
 
