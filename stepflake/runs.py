@@ -8,7 +8,7 @@ from botocore.exceptions import ClientError
 
 from core.catalog import Workflow, read_workflows
 from core.executions import MAX_PAYLOAD_BYTES
-from core.runs import Run, RunError, find_run
+from core.runs import Run, RunError, Runs
 from stepflake.errors import UserError
 from stepflake.progress import console
 from stepflake.stack import Stack
@@ -20,10 +20,15 @@ class RunsError(UserError):
     """A run, a workflow or an input that a command cannot use; the message says why."""
 
 
+def runs_of(stack: Stack) -> Runs:
+    """The stack's runs. The template names each machine {stack}-{workflow}."""
+    prefix = stack.outputs["BatchStateMachineArn"].removesuffix("batch")
+    return Runs(stack.client("stepfunctions"), prefix)
+
+
 def machine_arn(stack: Stack, workflow: str) -> str:
-    """The ARN of a workflow's machine, which the template names {stack}-{workflow}."""
-    prefix, _, _ = stack.outputs["BatchStateMachineArn"].rpartition("-")
-    return f"{prefix}-{workflow}"
+    """The ARN of a workflow's machine."""
+    return runs_of(stack).machine_prefix + workflow
 
 
 def find_workflow(name: str) -> Workflow:
@@ -56,16 +61,16 @@ def list_runs(stack: Stack, workflows: list[str], status: str | None, limit: int
 
 def find(stack: Stack, handle_or_name: str) -> Run:
     """The run of this handle or name. Raises RunsError."""
-    client = stack.client("stepfunctions")
+    runs = runs_of(stack)
     if handle_or_name.startswith("arn:"):
         try:
-            return find_run(client, handle_or_name)
+            return runs.find(handle_or_name)
         except RunError as error:
             raise RunsError(str(error)) from error
     for name in read_workflows():
         handle = machine_arn(stack, name).replace(":stateMachine:", ":execution:") + f":{handle_or_name}"
         try:
-            return find_run(client, handle)
+            return runs.find(handle)
         except RunError:
             continue
     raise RunsError(f"There is no run {handle_or_name!r}; see: stepflake runs list")
@@ -94,9 +99,9 @@ def start(stack: Stack, workflow: str, document: Any, name: str | None = None) -
 
 def follow(stack: Stack, handle: str) -> Run:
     """Waits until a run has ended, and shows its current state meanwhile."""
-    client = stack.client("stepfunctions")
+    runs = runs_of(stack)
     with console.status("Starting ...") as status:
-        while (run := find_run(client, handle)).is_running:
+        while (run := runs.find(handle)).is_running:
             status.update(f"{run.workflow}: {_newest_state(stack, run.arn)} ...")
             time.sleep(FOLLOW_SECONDS)
     return run

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 import urllib3
 
-from core.runs import resume_run
+from stepflake.runs import runs_of
 from stepflake.stack import Stack
 from tests.runs import Run, end_of, wait_for
 
@@ -393,7 +393,7 @@ def test_a_refusal_ends_the_run_with_its_reason_and_a_resumed_run_asks_again(etl
     assert (refused.status, refused.error, refused.cause) == ("FAILED", "ApprovalRefused", "wrong day")
     assert etl.keys(f"loads/{etl.dataset}/") == []
 
-    resumed = resume_run(client, handle)
+    resumed = runs_of(etl.stack).resume(handle)
     etl.approve(resumed.arn)
 
     run = etl.end(resumed.arn)

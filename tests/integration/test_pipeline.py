@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from core.runs import Run, find_run, resume_run
+from core.runs import Run
+from stepflake.runs import runs_of
 from stepflake.stack import Stack
 from tests.runs import wait_for
 
@@ -38,6 +39,7 @@ class Pipeline:
         self.stack = stack
         self.machine = stack.outputs["PipelineStateMachineArn"]
         self.steps = stack.client("stepfunctions")
+        self.runs = runs_of(stack)
         self.sqs = stack.client("sqs")
         self.requests: dict[str, str] = {}
 
@@ -47,7 +49,7 @@ class Pipeline:
 
     def end(self, handle: str) -> Run:
         run: Run = wait_for(
-            lambda: run if (run := find_run(self.steps, handle)).status != "RUNNING" else None,
+            lambda: run if (run := self.runs.find(handle)).status != "RUNNING" else None,
             f"the end of {handle}",
         )
         return run
@@ -63,7 +65,7 @@ class Pipeline:
         handles = [run["executionArn"] for run in runs]
         for handle in handles:
             if handle not in self.requests:
-                self.requests[handle] = find_run(self.steps, handle).run_id
+                self.requests[handle] = self.runs.find(handle).run_id
         return [handle for handle in handles if self.requests[handle] == request_id]
 
     def queue(self, service: str, suffix: str = "") -> str:
@@ -240,7 +242,7 @@ def test_after_a_crash_at_any_service_the_run_continues_there(
 
     with pipeline.broken_service():
         failed = pipeline.run(request_id=request_id)
-    resumed = pipeline.end(resume_run(pipeline.steps, failed.arn).arn)
+    resumed = pipeline.end(pipeline.runs.resume(failed.arn).arn)
 
     assert failed.status == "FAILED"
     assert failed.error.startswith("Runtime.")
@@ -273,7 +275,7 @@ def test_a_service_that_keeps_failing_fails_the_run_until_it_is_resumed(
     if how == "raise":
         assert told["cause"] == "unstable: ValueError: the thirteenth row of thirteen"
 
-    resumed = pipeline.end(resume_run(pipeline.steps, failed.arn).arn)
+    resumed = pipeline.end(pipeline.runs.resume(failed.arn).arn)
 
     assert statuses(resumed) == ["finished before", "finished before", "run", "run"]
     assert resumed.output["document"]["unstable"] == tries + 1
@@ -303,7 +305,7 @@ def test_a_run_that_is_stopped_is_published_and_can_be_resumed(
     assert stopped.status == "ABORTED"
     told = notifications.of(handle)
     assert (told["status"], told["request_id"]) == ("ABORTED", stopped.name)
-    resumed = pipeline.end(resume_run(pipeline.steps, handle).arn)
+    resumed = pipeline.end(pipeline.runs.resume(handle).arn)
     assert statuses(resumed)[:2] == ["finished before"] * 2
     assert statuses(resumed)[3] == "run"
 
