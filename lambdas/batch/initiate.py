@@ -68,7 +68,10 @@ def check_arguments(signature: Signature, rows: wire.Rows) -> None:
 
 
 def function_batch(signature: Signature, request: wire.Request, rows: wire.Rows) -> FunctionBatch:
-    """The batch as the machine gets it: rows inline if they are one chunk and fit the payload, else in S3."""
+    """The batch as the machine gets it: rows inline if they are one chunk and fit the payload, else in S3.
+
+    EventBridge gets the input with every change of the execution's status, so a setting keeps rows out of it.
+    """
     chunks = math.ceil(len(rows.arguments) / signature.chunk_rows)
     batch = FunctionBatch(
         batch_id=request.batch_id,
@@ -80,7 +83,8 @@ def function_batch(signature: Signature, request: wire.Request, rows: wire.Rows)
         function=request.name,
         rows=rows.text,
     )
-    return batch if chunks == 1 and fits_payload(batch) else replace(batch, rows=None)
+    is_inline = settings().rows_in_inputs and chunks == 1 and fits_payload(batch)
+    return batch if is_inline else replace(batch, rows=None)
 
 
 def workflow_batch(workflow: Workflow, request: wire.Request, rows: wire.Rows) -> WorkflowBatch:

@@ -39,7 +39,7 @@ def connect(record: SQSRecord) -> None:
     deliver the message again.
     """
     queue = record.event_source_arn.rpartition(":")[2]
-    service = queue.rpartition("-")[2]
+    service = queue.rpartition("_")[2]
     try:
         message_id, text = unwrap(record.message_id, record.body)
         document = run_input(service, text)

@@ -69,7 +69,7 @@ class Pipeline:
         return [handle for handle in handles if self.requests[handle] == request_id]
 
     def queue(self, service: str, suffix: str = "") -> str:
-        name = f"{self.stack.stack_name}-pipeline-{service}{suffix}"
+        name = f"{self.stack.stack_name}-pipeline_{service}{suffix}"
         return str(self.sqs.get_queue_url(QueueName=name)["QueueUrl"])
 
     def publish(self, service: str, message: str) -> None:
@@ -383,7 +383,9 @@ def test_malformed_messages_are_in_the_dead_letter_queue_at_once_with_the_reason
     malformed = {
         "hello": "the message is not JSON: Expecting value",
         "{}": "at $: 'document' is a required property",
-        json.dumps({"request_id": request_id, "skip": "language"}): 'at $.skip: "language" is not of type',
+        json.dumps(
+            {"request_id": request_id, "skip": "language"}
+        ): "at $.skip: 'language' is not of type 'array'",
     }
     for message in malformed:
         pipeline.sqs.send_message(QueueUrl=url, MessageBody=message)

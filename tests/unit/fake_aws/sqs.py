@@ -10,7 +10,7 @@ from tests.unit.fake_aws.faults import AwsError
 QUEUES = "https://sqs.us-east-1.amazonaws.com/123456789012/"
 TASK_QUEUE = QUEUES + "stack-tasks"
 TASK_DEAD_LETTERS = QUEUES + "stack-tasks-dead"
-CONNECTOR_DEAD_LETTERS = QUEUES + "stack-pipeline-sentiment-dead"
+CONNECTOR_DEAD_LETTERS = QUEUES + "stack-pipeline_sentiment-dead"
 
 MAX_VISIBILITY_SECONDS = 43_200
 

@@ -11,7 +11,7 @@ from tests.unit.fake_aws import CONTEXT, FakeAws
 from tests.unit.fake_aws.invocations import redelivered, sqs_event
 from tests.unit.fake_aws.sqs import CONNECTOR_DEAD_LETTERS
 
-QUEUE = "stack-pipeline-sentiment"
+QUEUE = "stack-pipeline_sentiment"
 MESSAGE_ID = sqs_event(QUEUE, "")["Records"][0]["messageId"]
 NOTIFICATION_ID = "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324"
 
