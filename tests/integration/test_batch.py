@@ -332,6 +332,13 @@ RESULT, ELSEWHERE = "arn:aws:s3:::{bucket}/batches/x/result.json.gz", "arn:aws:s
 MACHINE = "arn:aws:states:{region}:{account}:stateMachine:{stack}-batch"
 OTHER_MACHINE = "arn:aws:states:{region}:{account}:stateMachine:other-batch"
 EXECUTION = "arn:aws:states:{region}:{account}:execution:{stack}-batch:x"
+RUN = "arn:aws:states:{region}:{account}:execution:{stack}-etl:x"
+# Another stack's name may begin with this one's.
+OTHER_RUN = "arn:aws:states:{region}:{account}:execution:{stack}-prod-etl:x"
+OTHER_WORKFLOW = "arn:aws:states:{region}:{account}:stateMachine:{stack}-prod-etl"
+CHILD = "arn:aws:states:{region}:{account}:execution:{stack}-fan_out/groups:x"
+CONNECTOR = "arn:aws:sqs:{region}:{account}:{stack}-pipeline_language"
+OTHER_CONNECTOR = "arn:aws:sqs:{region}:{account}:{stack}-pipeline-b-pipeline_language"
 ANY_FUNCTION = "arn:aws:lambda:{region}:{account}:function:anything"
 
 PERMISSIONS = [
@@ -358,6 +365,32 @@ PERMISSIONS = [
     ("CollectFunctionRole", "states:StartExecution", MACHINE, False),
     ("BatchStateMachineRole", "lambda:InvokeFunction", ANY_FUNCTION, False),
     ("BatchStateMachineRole", "s3:GetObject", RESULT, False),
+    *(
+        permission
+        for role in (
+            "ProcessFunctionRole",
+            "IngestFunctionRole",
+            "BatchStateMachineRole",
+            "RecordRunFunctionRole",
+        )
+        for permission in (
+            (role, "states:DescribeExecution", RUN, True),
+            (role, "states:DescribeExecution", OTHER_RUN, False),
+            (role, "states:DescribeExecution", EXECUTION, False),
+            (role, "states:StartExecution", OTHER_WORKFLOW, False),
+        )
+    ),
+    ("ProcessFunctionRole", "states:RedriveExecution", RUN, True),
+    ("ProcessFunctionRole", "states:RedriveExecution", OTHER_RUN, False),
+    ("ProcessFunctionRole", "states:StopExecution", RUN, False),
+    ("FanOutStateMachineRole", "states:DescribeExecution", CHILD, True),
+    ("FanOutStateMachineRole", "states:StopExecution", CHILD.replace("/groups", ""), True),
+    ("FanOutStateMachineRole", "states:StopExecution", RUN, False),
+    ("ConnectFunctionRole", "sqs:ReceiveMessage", CONNECTOR, True),
+    ("ConnectFunctionRole", "sqs:ReceiveMessage", OTHER_CONNECTOR, False),
+    ("ConnectFunctionRole", "sqs:SendMessage", CONNECTOR, False),
+    ("ConnectFunctionRole", "sqs:SendMessage", CONNECTOR + "-dead", True),
+    ("ConnectFunctionRole", "sqs:SendMessage", OTHER_CONNECTOR + "-dead", False),
 ]
 
 
@@ -383,6 +416,7 @@ def test_calls_outside_of_a_role_are_denied(caller: Caller) -> None:
     """From inside `process`, whose role runs the code of users."""
     bucket = caller.stack.outputs["Bucket"]
     machine = caller.stack.outputs["BatchStateMachineArn"]
+    other_run = machine.replace(":stateMachine:", ":execution:").replace("-batch", "-prod-etl:x")
     tries = [
         ["s3", "get_object", {"Bucket": bucket, "Key": "batches/nobody/result.json.gz"}],
         ["s3", "put_object", {"Bucket": bucket, "Key": "other/x"}],
@@ -390,6 +424,7 @@ def test_calls_outside_of_a_role_are_denied(caller: Caller) -> None:
         ["s3", "list_buckets", {}],
         ["stepfunctions", "start_execution", {"stateMachineArn": machine}],
         ["stepfunctions", "list_executions", {"stateMachineArn": machine}],
+        ["stepfunctions", "describe_execution", {"executionArn": other_run}],
         ["iam", "list_roles", {}],
         ["lambda", "list_functions", {}],
     ]
@@ -397,3 +432,9 @@ def test_calls_outside_of_a_role_are_denied(caller: Caller) -> None:
     assert allowed == "NoSuchKey"
     for error, (service, operation, _) in zip(denied, tries[1:], strict=True):
         assert "AccessDenied" in error, f"{service} {operation}: {error}"
+
+
+def test_the_api_has_one_stage(stack: Stack) -> None:
+    """SAM's own, named Stage, would be neither throttled nor logged."""
+    stages = stack.client("apigateway").get_stages(restApiId=stack.outputs["ApiId"])["item"]
+    assert [stage["stageName"] for stage in stages] == ["prod"]
