@@ -15,6 +15,7 @@ def remote_function(
     *,
     vectorized: bool = False,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
+    max_batch_rows: int | None = None,
     concurrency: int = 1,
     on_error: OnError = "fail",
     diagnostic: bool = False,
@@ -25,15 +26,17 @@ def remote_function(
     Its type hints are its SQL signature (core.catalog.SNOWFLAKE_TYPES); all arguments must be literals,
     as `core.catalog` reads and checks them without running the file.
 
-    vectorized:  it takes one list for each parameter and returns a list, an item for each row; an item that
-                 is an exception is that row's error. Otherwise it is called once for each row.
-    chunk_rows:  rows that one `process` call handles; what is finished is not repeated by a retry. A batch
-                 has at most 1,000 chunks: one with more rows has larger ones.
-    concurrency: rows that run in parallel, in threads; for functions that call another service.
-    on_error:    what an error in a row does: "fail" the batch, answer "null", or answer an "object"
-                 {"error": type, "cause": message}. A TransientError is retried, whatever this says.
-    diagnostic:  deployed only where the template's Diagnostics parameter is true.
-    sql_names:   the names it has in SQL, if not only its own.
+    vectorized:     it takes one list for each parameter and returns a list, an item for each row; an item
+                    that is an exception is that row's error. Otherwise it is called once for each row.
+    chunk_rows:     rows that one `process` call handles; what is finished is not repeated by a retry. A batch
+                    has at most 1,000 chunks: one with more rows has larger ones.
+    max_batch_rows: the most rows that Snowflake sends in a request (MAX_BATCH_ROWS in SQL), for wide rows: a
+                    request holds about 4.6 MB of JSON. Left out, Snowflake chooses.
+    concurrency:    rows that run in parallel, in threads; for functions that call another service.
+    on_error:       what an error in a row does: "fail" the batch, answer "null", or answer an "object"
+                    {"error": type, "cause": message}. A TransientError is retried, whatever this says.
+    diagnostic:     deployed only where the template's Diagnostics parameter is true.
+    sql_names:      the names it has in SQL, if not only its own.
     """
 
     def mark(function: Function) -> Function:

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from core.catalog import Workflow, read_workflows
 from core.executions import MAX_PAYLOAD_BYTES
-from core.runs import Run, RunError, find_run
+from core.runs import Run, RunError, Runs
 from stepflake.errors import UserError
 from stepflake.progress import console
 from stepflake.stack import Stack
@@ -29,10 +29,15 @@ class RunsError(UserError):
     """A run, a workflow or an input that a command cannot use; the message says why."""
 
 
+def runs_of(stack: Stack) -> Runs:
+    """The stack's runs. The template names each machine {stack}-{workflow}."""
+    prefix = stack.outputs["BatchStateMachineArn"].removesuffix("batch")
+    return Runs(stack.client("stepfunctions"), prefix)
+
+
 def machine_arn(stack: Stack, workflow: str) -> str:
-    """The ARN of a workflow's machine, which the template names {stack}-{workflow}."""
-    prefix, _, _ = stack.outputs["BatchStateMachineArn"].rpartition("-")
-    return f"{prefix}-{workflow}"
+    """The ARN of a workflow's machine."""
+    return runs_of(stack).machine_prefix + workflow
 
 
 def find_workflow(name: str) -> Workflow:
@@ -65,16 +70,16 @@ def list_runs(stack: Stack, workflows: list[str], status: str | None, limit: int
 
 def find(stack: Stack, handle_or_name: str) -> Run:
     """The run of this handle or name. Raises RunsError."""
-    client = stack.client("stepfunctions")
+    runs = runs_of(stack)
     if handle_or_name.startswith("arn:"):
         try:
-            return find_run(client, handle_or_name)
+            return runs.find(handle_or_name)
         except RunError as error:
             raise RunsError(str(error)) from error
     for name in read_workflows():
         handle = machine_arn(stack, name).replace(":stateMachine:", ":execution:") + f":{handle_or_name}"
         try:
-            return find_run(client, handle)
+            return runs.find(handle)
         except RunError:
             continue
     raise RunsError(f"There is no run {handle_or_name!r}; see: stepflake runs list")
@@ -103,12 +108,12 @@ def start(stack: Stack, workflow: str, document: Any, name: str | None = None) -
 
 def follow(stack: Stack, handle: str) -> Run:
     """Waits until a run has ended, and shows its current state meanwhile. Raises RunsError."""
-    client = stack.client("stepfunctions")
+    runs = runs_of(stack)
     visible_by = time.monotonic() + VISIBLE_SECONDS
     with console.status("Starting ...") as status:
         while True:
             try:
-                run = find_run(client, handle)
+                run = runs.find(handle)
             except RunError as error:
                 if time.monotonic() >= visible_by:
                     raise RunsError(str(error)) from error

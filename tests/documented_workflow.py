@@ -13,7 +13,7 @@ _BLOCK = re.compile(
 _PLACES = {
     'before the section "Logs and traces"': re.compile(r"^  # -+\n  # Logs and traces", re.MULTILINE),
     "at the end of the list &Workflows": re.compile(
-        r"(?<=stateMachine:\$\{AWS::StackName\}-etl\n)(?=              - Effect)", re.MULTILINE
+        r"(?<=execution:\$\{AWS::StackName\}-etl:\*\n)(?=              # How Step)", re.MULTILINE
     ),
     "at the beginning of Outputs": re.compile(r"(?<=^Outputs:\n)", re.MULTILINE),
 }

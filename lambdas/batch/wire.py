@@ -24,10 +24,12 @@ HEADER = "sf-external-function-"
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 MAX_BODY_CHARS = 6 * 1024 * 1024 - 64 * 1024
 
-# What a compressed body may unpack to: enough for a 6 MB gzip of ordinary rows, too little for a zip bomb.
-MAX_UNPACKED_BYTES = 64 * 1024 * 1024
+# A request's JSON, however small its compressed form is: API Gateway unpacks it, and passes it as base64.
+# https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-gzip-compression-decompression.html
+MAX_REQUEST_BYTES = MAX_BODY_CHARS // 4 * 3
 
 REMEDY = "lower MAX_BATCH_ROWS on the external function"
+REQUEST_TOO_LARGE = f"the rows have more than {MAX_REQUEST_BYTES:,} bytes of JSON, uncompressed; {REMEDY}"
 
 
 @dataclass(frozen=True)
@@ -186,14 +188,12 @@ def _answer(status: int, document: Json) -> Answer:
 def _unpack(event: Event) -> bytes:
     headers = _headers(event)
     text: str = event.get("body") or ""
-    if len(text) > MAX_BODY_CHARS:
-        raise RequestTooLarge(
-            f"the request has {len(text):,} bytes and at most {MAX_BODY_CHARS:,} reach the service; {REMEDY}"
-        )
     try:
         body = base64.b64decode(text, validate=True) if event.get("isBase64Encoded") else text.encode("utf-8")
     except ValueError as error:
         raise BadRequest(f"the body cannot be decoded: {error}") from None
+    if len(body) > MAX_REQUEST_BYTES:
+        raise RequestTooLarge(REQUEST_TOO_LARGE)
     # API Gateway may have unpacked the body and kept the header `Content-Encoding`: the first bytes decide.
     # No JSON text begins with these bytes.
     if body[:2] == b"\x1f\x8b":
@@ -209,11 +209,11 @@ def _unpack(event: Event) -> bytes:
 def _decompress(body: bytes, window_bits: int) -> bytes:
     unpacker = zlib.decompressobj(window_bits)
     try:
-        unpacked = unpacker.decompress(body, MAX_UNPACKED_BYTES)
+        unpacked = unpacker.decompress(body, MAX_REQUEST_BYTES + 1)
     except zlib.error as error:
         raise BadRequest(f"the compressed body cannot be unpacked: {error}") from None
-    if unpacker.unconsumed_tail:
-        raise RequestTooLarge(f"the body unpacks to more than {MAX_UNPACKED_BYTES:,} bytes; {REMEDY}")
+    if len(unpacked) > MAX_REQUEST_BYTES:
+        raise RequestTooLarge(REQUEST_TOO_LARGE)
     if not unpacker.eof:
         raise BadRequest("the compressed body ends in the middle")
     if unpacker.unused_data:

@@ -43,6 +43,7 @@ OnError = Literal["fail", "null", "object"]
 OPTIONS = {
     "vectorized": bool,
     "chunk_rows": int,
+    "max_batch_rows": int,
     "concurrency": int,
     "on_error": str,
     "diagnostic": bool,
@@ -69,7 +70,8 @@ class Signature:
     """A remote function as SQL sees it, and how its rows are run.
 
     `variadic`: takes any number of further arguments of the last parameter's type (`*args`); that parameter
-    is the last of `parameters`. `sql_names`: the names it is declared under in Snowflake.
+    is the last of `parameters`. `sql_names`: the names it is declared under in Snowflake. `max_batch_rows`:
+    the most rows that Snowflake sends in a request, None where that is left to Snowflake.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Signature:
     returns: str
     vectorized: bool = False
     chunk_rows: int = DEFAULT_CHUNK_ROWS
+    max_batch_rows: int | None = None
     concurrency: int = 1
     on_error: OnError = "fail"
     diagnostic: bool = False
@@ -204,8 +207,8 @@ def _problem(options: dict[str, Any]) -> str | None:
             return f"@remote_function has no argument {name}; it has {', '.join(OPTIONS)}"
         if type(value) is not OPTIONS[name]:
             return f"{name} must be a literal of type {OPTIONS[name].__name__}"
-    if min(options.get("chunk_rows", 1), options.get("concurrency", 1)) < 1:
-        return "chunk_rows and concurrency are at least 1"
+    if min(options.get(name, 1) for name in ("chunk_rows", "max_batch_rows", "concurrency")) < 1:
+        return "chunk_rows, max_batch_rows and concurrency are at least 1"
     if (policy := options.get("on_error", "fail")) not in get_args(OnError):
         return f"on_error is {policy!r}; it must be one of {', '.join(get_args(OnError))}"
     if options.get("vectorized") and options.get("concurrency", 1) > 1:

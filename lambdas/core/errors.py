@@ -10,6 +10,7 @@ The errors that the API answers are in `batch.errors`.
 import sys
 from collections.abc import Callable
 from functools import wraps
+from http import HTTPStatus
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -90,7 +91,12 @@ def is_transient(error: BaseException) -> bool:
     if botocore is None:
         return False
     if isinstance(error, botocore.ClientError):
-        return _code(error) in TRANSIENT_CODES
+        # The answer to a HEAD has no body, so its code is only the status: "503".
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        is_named = _code(error) in TRANSIENT_CODES
+        return (
+            is_named or status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        )
     network = botocore.HTTPClientError | botocore.ConnectionError | botocore.IncompleteReadError
     return isinstance(error, network)
 

@@ -14,7 +14,8 @@ class Settings:
     """What template.yaml gives to every Lambda.
 
     `state_machine_prefix`: the ARN of each state machine of the stack without its short name, so that
-    `state_machine_prefix + "batch"` is the batch machine's. Waits are in seconds.
+    `state_machine_prefix + "batch"` is the batch machine's. Waits are in seconds. `rows_in_inputs`: whether a
+    small batch's rows are in its execution's input.
     """
 
     bucket: str
@@ -22,6 +23,7 @@ class Settings:
     state_machine_prefix: str
     post_wait_seconds: float
     get_wait_seconds: float
+    rows_in_inputs: bool
 
     def state_machine_arn(self, name: str) -> str:
         """The ARN of the machine whose definition is statemachines/{name}.asl.json."""
@@ -37,6 +39,7 @@ def settings() -> Settings:
         state_machine_prefix=setting("STATE_MACHINE_PREFIX"),
         post_wait_seconds=_seconds("POST_WAIT_SECONDS"),
         get_wait_seconds=_seconds("GET_WAIT_SECONDS"),
+        rows_in_inputs=setting("ROWS_IN_INPUTS") == "true",
     )
 
 

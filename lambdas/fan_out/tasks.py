@@ -15,7 +15,6 @@ or a redrive, is a new round: failed tasks are tried again, and tasks that are d
     fan_out/{run id}/results.jsonl                     a line for each task, in S3
 """
 
-import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
 from core.clients import s3
+from core.dead_letters import readable_cause
 from core.errors import ResultError, TransientError
 from core.exact_json import Json, dump_json, parse_json
 from core.settings import settings
@@ -39,11 +39,6 @@ MAX_DEATHS = 3
 
 # A result is in the item (DynamoDB's limit is 400 KB), and all of a run's results pass through one Lambda.
 MAX_RESULT_BYTES = 16 * 1024
-
-MAX_CAUSE_CHARS = 1000
-
-# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
-NOT_IN_MESSAGES = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 SEE_LOG = " (out of time or memory, or a crash); their log says more"
 
@@ -242,8 +237,7 @@ def _put_object(key: str, text: str, content_type: str) -> None:
 
 
 def _failed(record: TaskState, error: str, cause: str) -> TaskState:
-    readable = NOT_IN_MESSAGES.sub("?", cause)[:MAX_CAUSE_CHARS]
-    return replace(record, status="failed", result="", error=error, cause=readable)
+    return replace(record, status="failed", result="", error=error, cause=readable_cause(cause))
 
 
 def _settle(task: Task, state: TaskState, expected: TaskState) -> TaskState:

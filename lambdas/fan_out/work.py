@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from core import deadline
 from core.clients import sqs, task_callbacks
+from core.dead_letters import send_to_dead_letters
 from core.errors import TaskError, is_transient
 from core.exact_json import parse_json
 from core.services import run_service
@@ -79,7 +80,8 @@ def work(record: SQSRecord, lambda_context: LambdaContext) -> None:
         )
         answer(token, task, outcome)
         if outcome.status == "failed":
-            send_to_dead_letters(record, outcome)
+            queue = setting("TASK_DEAD_LETTER_QUEUE_URL")
+            send_to_dead_letters(queue, record.body, outcome.error, outcome.cause)
     except Exception as error:
         delay = delay_seconds(error, receive_count)
         logger.warning("retry", extra={"error": error_name(error), "delay": delay})
@@ -108,18 +110,6 @@ def settle(task: Task, *, lease_until: int, last: bool) -> TaskState:
             tasks.release(task, claimed)
             raise
         return tasks.fail(task, claimed, type(error).__name__, str(error))
-
-
-def send_to_dead_letters(record: SQSRecord, outcome: TaskState) -> None:
-    """Puts a failed task into the dead-letter queue, with the reason in the message's attributes."""
-    attributes = {"error": outcome.error, "cause": outcome.cause or "none was given"}
-    sqs().send_message(
-        QueueUrl=setting("TASK_DEAD_LETTER_QUEUE_URL"),
-        MessageBody=record.body,
-        MessageAttributes={
-            name: {"DataType": "String", "StringValue": text} for name, text in attributes.items()
-        },
-    )
 
 
 def answer(token: str, task: Task, outcome: TaskState) -> None:

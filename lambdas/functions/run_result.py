@@ -1,7 +1,6 @@
 from typing import Any
 
-from core.clients import stepfunctions
-from core.runs import find_run
+from core.runs import own_runs
 from stepflake_lambda import remote_function
 
 
@@ -10,7 +9,7 @@ def run_result(handle: str | None) -> Any:
     """Returns a workflow run's output, null while it runs, or an error object."""
     if handle is None:
         return None
-    run = find_run(stepfunctions(), handle)
+    run = own_runs().find(handle)
     if run.status in ("FAILED", "TIMED_OUT", "ABORTED"):
         return {"error": run.error, "cause": run.cause, "execution": run.arn}
     return run.output

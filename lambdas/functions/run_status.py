@@ -1,7 +1,6 @@
 from typing import Any
 
-from core.clients import stepfunctions
-from core.runs import find_run
+from core.runs import own_runs
 from stepflake_lambda import remote_function
 
 
@@ -10,7 +9,7 @@ def run_status(handle: str | None) -> Any:
     """Returns the state of a workflow's run: workflow, status, started, stopped, error, cause."""
     if handle is None:
         return None
-    run = find_run(stepfunctions(), handle)
+    run = own_runs().find(handle)
     return {
         "workflow": run.workflow,
         "status": run.status,

@@ -10,12 +10,15 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from core import inputs
 from core.catalog import read_workflows
+from core.clients import sqs
+from core.dead_letters import send_to_dead_letters
 from core.exact_json import parse_json
 from core.executions import start_execution
 
 logger = Logger()
 
-# Only the messages that failed are delivered again, and after three deliveries go to the dead-letter queue.
+# Only messages whose run could not be started are delivered again, and after three deliveries end in the
+# dead-letter queue.
 processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 
 
@@ -32,9 +35,11 @@ def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailure
 def connect(record: SQSRecord) -> None:
     """Starts the run that a message asks for, unless an earlier delivery of the message started it.
 
-    Raises MessageError, or TransientError.
+    What is no input of the pipeline is put into the dead-letter queue. Raises the error for which SQS is to
+    deliver the message again.
     """
-    service = record.event_source_arn.rpartition("-")[2]
+    queue = record.event_source_arn.rpartition(":")[2]
+    service = queue.rpartition("_")[2]
     try:
         message_id, text = unwrap(record.message_id, record.body)
         document = run_input(service, text)
@@ -42,7 +47,9 @@ def connect(record: SQSRecord) -> None:
         # Without what follows the colon, which may quote the document.
         reason = str(error).partition(": ")[0]
         logger.warning("message refused", extra={"sqs_message_id": record.message_id, "reason": reason})
-        raise
+        dead_letters = sqs().get_queue_url(QueueName=f"{queue}-dead")["QueueUrl"]
+        send_to_dead_letters(dead_letters, record.body, type(error).__name__, str(error))
+        return
     # A name is taken for 90 days; a message is delivered for at most 14.
     execution = f"{service}-{message_id}"
     started = start_execution("pipeline", execution, document)

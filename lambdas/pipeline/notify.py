@@ -21,12 +21,16 @@ logger = Logger()
 def handler(event: dict[str, Any], context: LambdaContext) -> None:
     """Publishes the end of the run in a "Step Functions Execution Status Change" event."""
     detail = event["detail"]
+    # What an event leaves out, such as an input that is large, is read from the execution.
+    # https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html
+    execution = None if detail.get("input") else describe_execution(detail["executionArn"])
+    document = execution.input if execution else json.loads(detail.get("input") or "null")
     message = {
         "status": detail["status"],
-        "request_id": find_request_id(detail),
+        "request_id": find_request_id(document) or detail["name"],
         "execution": detail["executionArn"],
-        "error": detail.get("error") or detail["status"],
-        "cause": short_cause(detail.get("cause") or ""),
+        "error": detail.get("error") or (execution and execution.error) or detail["status"],
+        "cause": short_cause(detail.get("cause") or (execution and execution.cause) or ""),
     }
     sns().publish(
         TopicArn=setting("PIPELINE_TOPIC"),
@@ -36,14 +40,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> None:
     logger.info("notified", extra={"execution": detail["name"], "status": detail["status"]})
 
 
-def find_request_id(detail: dict[str, Any]) -> str:
-    """The request id that the run's input names, else the execution's name, as preprocess issues it."""
-    if detail.get("input"):
-        document = json.loads(detail["input"])
-    else:
-        # Left out of the event where it is large.
-        # https://docs.aws.amazon.com/step-functions/latest/dg/eventbridge-integration.html
-        execution = describe_execution(detail["executionArn"])
-        document = execution.input if execution else None
+def find_request_id(document: Any) -> str | None:
+    """The request id that a run's input names; preprocess gives the execution's name to a run without one."""
     given = document.get("request_id") if isinstance(document, dict) else None
-    return given if isinstance(given, str) else str(detail["name"])
+    return given if isinstance(given, str) else None

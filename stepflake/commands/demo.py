@@ -8,13 +8,13 @@ from typing import Any
 import click
 from rich.syntax import Syntax
 
-from core.runs import Run, find_run, resume_run
+from core.runs import Run
 from stepflake.local import stack as local
 from stepflake.local.checkout import DEFAULT_NAME, project_root
 from stepflake.local.engine import Settings
 from stepflake.options import engine_options, name_option
 from stepflake.progress import output, step
-from stepflake.runs import entered_states, follow, machine_arn, start
+from stepflake.runs import entered_states, follow, machine_arn, runs_of, start
 from stepflake.snowflake.client import Batch
 from stepflake.snowflake.output import show
 from stepflake.snowflake.session import session_on
@@ -131,10 +131,10 @@ def show_etl(stack: Stack) -> None:
     stack.client("stepfunctions").stop_execution(
         executionArn=handle, error="Demo", cause="stopped by the demo"
     )
-    stopped = find_run(stack.client("stepfunctions"), handle)
+    stopped = runs_of(stack).find(handle)
     output.print(f"{stopped.name}: {stopped.status} in the wait after Extract")
     output.print("Now resumed: it continues in that wait, and the time already waited counts.")
-    resumed = resume_run(stack.client("stepfunctions"), handle)
+    resumed = runs_of(stack).resume(handle)
     show_run(stack, finish(stack, resumed.arn))
 
 

@@ -11,10 +11,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from core.catalog import Workflow, read_workflows
-from core.runs import Run, RunError, resume_run
+from core.runs import Run, RunError
 from stepflake.options import find_stack, stack_options
 from stepflake.progress import console, output
-from stepflake.runs import RunsError, entered_states, find, find_workflow, follow, list_runs
+from stepflake.runs import RunsError, entered_states, find, find_workflow, follow, list_runs, runs_of
 from stepflake.runs import start as start_run
 from stepflake.stack import Stack
 
@@ -100,7 +100,7 @@ def resume(handle_or_name: str, wait: bool, **where: Any) -> None:
     stack = find_stack(**where)
     run = find(stack, handle_or_name)
     try:
-        resumed = resume_run(stack.client("stepfunctions"), run.arn)
+        resumed = runs_of(stack).resume(run.arn)
     except RunError as error:
         raise RunsError(str(error)) from error
     how = "is resumed" if resumed.arn == run.arn else f"is resumed as {resumed.name}"

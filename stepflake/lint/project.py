@@ -67,9 +67,9 @@ def definitions_of(folder: Path) -> list[Path]:
 def _missing_definitions(template: Template, paths: Sequence[Path]) -> Iterator[Finding]:
     known = {path.resolve() for path in paths}
     for name, machine in template.of_type(STATE_MACHINE):
-        uri = machine.get("DefinitionUri")
+        uri = machine.get("DefinitionS3Location")
         if isinstance(uri, str) and (template.folder / uri).resolve() not in known:
-            problem = f"the DefinitionUri {Path(uri).name} is no file in statemachines/"
+            problem = f"the DefinitionS3Location {Path(uri).name} is no file in statemachines/"
             yield Finding(name, problem, "fix its name")
 
 

@@ -2,7 +2,7 @@
 template.
 
 Each place that lacks the workflow is a finding with the line to add. No deployment would show it: the
-workflow is there, but SQL may not start it, or nobody learns that it fails.
+workflow is there, but SQL may not start it or read its runs, or nobody learns that it fails.
 """
 
 from collections.abc import Collection, Iterator
@@ -13,15 +13,17 @@ from stepflake.lint.template.permissions import statements
 
 # The machine behind the remote functions: the adapter itself starts it, and writes its input.
 ADAPTER = "batch"
-# Who must be allowed to start every workflow, and what they start it for.
-STARTERS = {
-    "BatchStateMachineRole": "for a row of SQL",
-    "RemoteFunctionPolicy": "for run_resume",
+_START = "states:StartExecution"
+# Who must be allowed to do what with every workflow's machine and runs, and for what.
+NEEDS = {
+    "BatchStateMachineRole": ("for a row of SQL", [_START, "states:DescribeExecution"]),
+    "RecordRunFunctionRole": ("for a row's result", ["states:DescribeExecution"]),
+    "RemoteFunctionPolicy": (
+        "for run_status and run_resume",
+        [_START, "states:DescribeExecution", "states:RedriveExecution"],
+    ),
 }
-_START_LINE = (
-    "- !Sub arn:${{AWS::Partition}}:states:${{AWS::Region}}:${{AWS::AccountId}}:stateMachine:"
-    "${{AWS::StackName}}-{name}"
-)
+_ARN = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}"
 
 
 def lint_workflows(
@@ -45,12 +47,12 @@ def _machine(template: Template, name: str) -> Iterator[Finding]:
     machine_name = f"${{AWS::StackName}}-{name}"
     found = template.machine_of(template.folder / _definition(name))
     if found is None:
-        uri = f"DefinitionUri: {_definition(name)}"
-        remedy = f"add a state machine with {uri} and Name: !Sub {machine_name}"
+        location = f"DefinitionS3Location: {_definition(name)}"
+        remedy = f"add a state machine with {location} and StateMachineName: !Sub {machine_name}"
         yield Finding("", f"{template.path.name} doesn't deploy it", remedy, _definition(name))
-    elif substituted(found[1].get("Name")) != machine_name:
-        problem = "doesn't have the Name by which Lambdas and roles know it"
-        yield Finding(found[0], problem, f"write Name: !Sub {machine_name}", str(template.path))
+    elif substituted(found[1].get("StateMachineName")) != machine_name:
+        problem = "doesn't have the name by which Lambdas and roles know it"
+        yield Finding(found[0], problem, f"write StateMachineName: !Sub {machine_name}", str(template.path))
 
 
 def _places(template: Template, name: str) -> Iterator[Finding]:
@@ -58,10 +60,12 @@ def _places(template: Template, name: str) -> Iterator[Finding]:
     found = template.machine_of(template.folder / _definition(name))
     machine = found[0] if found else _logical_id(name)
     file = str(template.path)
-    for starter, purpose in STARTERS.items():
-        if not any(_is_machine(resource, name, machine) for resource in _may_start(template, starter)):
-            remedy = f"add to its list of workflows: {_START_LINE.format(name=name)}"
-            yield Finding(starter, f"may not start {name} {purpose}", remedy, file)
+    for owner, (purpose, actions) in NEEDS.items():
+        for action in actions:
+            if not any(_is_for(action, arn, name, machine) for arn in _allowed(template, owner, action)):
+                problem = f"may not {action.partition(':')[2]} of {name} {purpose}"
+                remedy = f"add to its list of workflows: - !Sub {_ARN}{_end(action, name)}"
+                yield Finding(owner, problem, remedy, file)
     if not any(_watches(alarm, machine) for _, alarm in template.of_type("AWS::CloudWatch::Alarm")):
         alarm = machine.removesuffix("StateMachine") + "FailedAlarm"
         dimensions = f"Dimensions: [{{ Name: StateMachineArn, Value: !Ref {machine} }}]"
@@ -72,17 +76,29 @@ def _places(template: Template, name: str) -> Iterator[Finding]:
         yield Finding("Outputs", f"none gives the ARN of {machine}", remedy, file)
 
 
-def _may_start(template: Template, starter: str) -> Iterator[object]:
-    """The resources on which a role or policy allows StartExecution."""
-    for owner, statement in statements(template):
+def _allowed(template: Template, owner: str, action: str) -> Iterator[object]:
+    """The resources on which a role or policy allows an action."""
+    for name, statement in statements(template):
         actions = alternatives(statement.get("Action", [])) if statement.get("Effect") == "Allow" else []
-        if owner == starter and "states:StartExecution" in actions:
+        if name == owner and action in actions:
             yield from alternatives(statement.get("Resource", []))
 
 
-def _is_machine(resource: object, name: str, machine: str) -> bool:
-    arn = substituted(resource) or ""
-    return resource == {"Ref": machine} or arn.endswith(f":stateMachine:${{AWS::StackName}}-{name}")
+def _is_for(action: str, resource: object, name: str, machine: str) -> bool:
+    if resource == {"Ref": machine}:
+        return action == _START
+    return (substituted(resource) or "").endswith(_end(action, name))
+
+
+def _end(action: str, workflow: str) -> str:
+    """The end of the ARN that an action is allowed on: of a workflow's machine to start it, else of its runs.
+
+    In full: a * after the stack's name would also match stacks whose names begin with it.
+    https://docs.aws.amazon.com/service-authorization/latest/reference/list_awsstepfunctions.html
+    """
+    if action == _START:
+        return f":stateMachine:${{AWS::StackName}}-{workflow}"
+    return f":execution:${{AWS::StackName}}-{workflow}:*"
 
 
 def _watches(alarm: Document, machine: str) -> bool:

@@ -21,6 +21,7 @@ def external_functions(signatures: Iterable[Signature], api_url: str) -> list[Ex
             f"{api_url}/functions/{signature.name}",
             parameters,
             SNOWFLAKE_TYPES[signature.returns],
+            max_batch_rows=signature.max_batch_rows,
             comment=signature.doc,
         )
         for signature in signatures

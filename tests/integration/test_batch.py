@@ -333,6 +333,12 @@ MACHINE = "arn:aws:states:{region}:{account}:stateMachine:{stack}-batch"
 OTHER_MACHINE = "arn:aws:states:{region}:{account}:stateMachine:other-batch"
 EXECUTION = "arn:aws:states:{region}:{account}:execution:{stack}-batch:x"
 RUN = "arn:aws:states:{region}:{account}:execution:{stack}-etl:x"
+# Another stack's name may begin with this one's.
+OTHER_RUN = "arn:aws:states:{region}:{account}:execution:{stack}-prod-etl:x"
+OTHER_WORKFLOW = "arn:aws:states:{region}:{account}:stateMachine:{stack}-prod-etl"
+CHILD = "arn:aws:states:{region}:{account}:execution:{stack}-fan_out/groups:x"
+CONNECTOR = "arn:aws:sqs:{region}:{account}:{stack}-pipeline_language"
+OTHER_CONNECTOR = "arn:aws:sqs:{region}:{account}:{stack}-pipeline-b-pipeline_language"
 ANY_FUNCTION = "arn:aws:lambda:{region}:{account}:function:anything"
 
 PERMISSIONS = [
@@ -364,6 +370,32 @@ PERMISSIONS = [
     ("ServiceFunctionRole", "comprehend:BatchDetectSentiment", "*", True),
     ("WorkFunctionRole", "comprehend:BatchDetectSentiment", "*", True),
     ("CollectFunctionRole", "comprehend:BatchDetectSentiment", "*", False),
+    *(
+        permission
+        for role in (
+            "ProcessFunctionRole",
+            "IngestFunctionRole",
+            "BatchStateMachineRole",
+            "RecordRunFunctionRole",
+        )
+        for permission in (
+            (role, "states:DescribeExecution", RUN, True),
+            (role, "states:DescribeExecution", OTHER_RUN, False),
+            (role, "states:DescribeExecution", EXECUTION, False),
+            (role, "states:StartExecution", OTHER_WORKFLOW, False),
+        )
+    ),
+    ("ProcessFunctionRole", "states:RedriveExecution", RUN, True),
+    ("ProcessFunctionRole", "states:RedriveExecution", OTHER_RUN, False),
+    ("ProcessFunctionRole", "states:StopExecution", RUN, False),
+    ("FanOutStateMachineRole", "states:DescribeExecution", CHILD, True),
+    ("FanOutStateMachineRole", "states:StopExecution", CHILD.replace("/groups", ""), True),
+    ("FanOutStateMachineRole", "states:StopExecution", RUN, False),
+    ("ConnectFunctionRole", "sqs:ReceiveMessage", CONNECTOR, True),
+    ("ConnectFunctionRole", "sqs:ReceiveMessage", OTHER_CONNECTOR, False),
+    ("ConnectFunctionRole", "sqs:SendMessage", CONNECTOR, False),
+    ("ConnectFunctionRole", "sqs:SendMessage", CONNECTOR + "-dead", True),
+    ("ConnectFunctionRole", "sqs:SendMessage", OTHER_CONNECTOR + "-dead", False),
 ]
 
 
@@ -389,6 +421,7 @@ def test_calls_outside_of_a_role_are_denied(caller: Caller) -> None:
     """From inside `process`, whose role runs the code of users."""
     bucket = caller.stack.outputs["Bucket"]
     machine = caller.stack.outputs["BatchStateMachineArn"]
+    other_run = machine.replace(":stateMachine:", ":execution:").replace("-batch", "-prod-etl:x")
     tries = [
         ["s3", "get_object", {"Bucket": bucket, "Key": "batches/nobody/result.json.gz"}],
         ["s3", "put_object", {"Bucket": bucket, "Key": "other/x"}],
@@ -396,6 +429,7 @@ def test_calls_outside_of_a_role_are_denied(caller: Caller) -> None:
         ["s3", "list_buckets", {}],
         ["stepfunctions", "start_execution", {"stateMachineArn": machine}],
         ["stepfunctions", "list_executions", {"stateMachineArn": machine}],
+        ["stepfunctions", "describe_execution", {"executionArn": other_run}],
         ["iam", "list_roles", {}],
         ["lambda", "list_functions", {}],
     ]
@@ -403,3 +437,9 @@ def test_calls_outside_of_a_role_are_denied(caller: Caller) -> None:
     assert allowed == "NoSuchKey"
     for error, (service, operation, _) in zip(denied, tries[1:], strict=True):
         assert "AccessDenied" in error, f"{service} {operation}: {error}"
+
+
+def test_the_api_has_one_stage(stack: Stack) -> None:
+    """SAM's own, named Stage, would be neither throttled nor logged."""
+    stages = stack.client("apigateway").get_stages(restApiId=stack.outputs["ApiId"])["item"]
+    assert [stage["stageName"] for stage in stages] == ["prod"]

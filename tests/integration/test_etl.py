@@ -12,7 +12,7 @@ import duckdb
 import pytest
 import urllib3
 
-from core.runs import resume_run
+from stepflake.runs import runs_of
 from stepflake.stack import Stack
 from tests.runs import Run, end_of, wait_for
 
@@ -253,7 +253,7 @@ def test_a_run_that_failed_continues_where_it_did(etl: Etl) -> None:
 
     for key, body in batches.items():
         etl.stack.client("s3").put_object(Bucket=etl.stack.outputs["Bucket"], Key=key, Body=body)
-    assert resume_run(client, handle).arn == handle
+    assert runs_of(etl.stack).resume(handle).arn == handle
 
     run = etl.end(handle)
     assert (run.status, run.output["rows"], len(etl.rows(run))) == ("SUCCEEDED", ROWS, ROWS)
@@ -419,7 +419,7 @@ def test_a_refusal_ends_the_run_with_its_reason_and_a_resumed_run_asks_again(etl
     assert (refused.status, refused.error, refused.cause) == ("FAILED", "ApprovalRefused", "wrong day")
     assert etl.keys(f"loads/{etl.dataset}/") == []
 
-    assert resume_run(client, handle).arn == handle
+    assert runs_of(etl.stack).resume(handle).arn == handle
     etl.approve(handle)
 
     run = etl.end(handle)

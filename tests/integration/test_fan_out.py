@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from core.runs import resume_run
+from stepflake.runs import runs_of
 from stepflake.stack import Stack
 from tests.runs import Run, end_of, wait_for
 
@@ -269,7 +269,7 @@ def test_a_poison_task_fails_the_run_with_its_reason_and_only_it_is_run_again(
     handle = fan_out.start(run_input)
     failed = fan_out.finish(handle)
     if how == "resumed":
-        assert resume_run(fan_out.stack.client("stepfunctions"), handle).arn == handle
+        assert runs_of(fan_out.stack).resume(handle).arn == handle
         resumed = fan_out.finish(handle)
     else:
         resumed = fan_out.run(run_input)

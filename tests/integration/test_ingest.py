@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core.runs import resume_run
+from stepflake.runs import runs_of
 from stepflake.stack import Stack
 from tests.runs import Run, end_of, wait_for
 
@@ -324,7 +324,7 @@ def test_a_run_that_was_stopped_is_resumed_at_once(bucket: Bucket, folder: str) 
     client.stop_execution(executionArn=stopped)
     bucket.end(stopped)
 
-    resumed = resume_run(client, stopped)
+    resumed = runs_of(bucket.stack).resume(stopped)
 
     assert bucket.end(resumed.arn).output["outcome"] == "processed"
 
@@ -376,8 +376,7 @@ def test_finished_chunks_are_not_repeated(bucket: Bucket, folder: str, again: st
     if again == "uploaded":
         run = bucket.ingest(key, body)
     else:
-        client = bucket.stack.client("stepfunctions")
-        run = bucket.end(resume_run(client, bucket.started(key)).arn)
+        run = bucket.end(runs_of(bucket.stack).resume(bucket.started(key)).arn)
 
     assert (failed.status, failed.error) == ("FAILED", "FunctionError")
     assert "attempts, line 6: ValueError" in failed.cause

@@ -37,6 +37,7 @@ def lambda_environment(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterato
         "STATE_MACHINE_PREFIX": stack.outputs["BatchStateMachineArn"].removesuffix("batch"),
         "POST_WAIT_SECONDS": "1",
         "GET_WAIT_SECONDS": "2",
+        "ROWS_IN_INPUTS": "true",
     }.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from core.runs import Run, find_run, resume_run
+from core.runs import Run
+from stepflake.runs import runs_of
 from stepflake.stack import Stack
 from tests import turns
 from tests.runs import wait_for
@@ -39,6 +40,7 @@ class Pipeline:
         self.stack = stack
         self.machine = stack.outputs["PipelineStateMachineArn"]
         self.steps = stack.client("stepfunctions")
+        self.runs = runs_of(stack)
         self.sqs = stack.client("sqs")
         self.requests: dict[str, str] = {}
 
@@ -48,7 +50,7 @@ class Pipeline:
 
     def end(self, handle: str) -> Run:
         run: Run = wait_for(
-            lambda: run if (run := find_run(self.steps, handle)).status != "RUNNING" else None,
+            lambda: run if (run := self.runs.find(handle)).status != "RUNNING" else None,
             f"the end of {handle}",
         )
         return run
@@ -64,11 +66,11 @@ class Pipeline:
         handles = [run["executionArn"] for run in runs]
         for handle in handles:
             if handle not in self.requests:
-                self.requests[handle] = find_run(self.steps, handle).run_id
+                self.requests[handle] = self.runs.find(handle).run_id
         return [handle for handle in handles if self.requests[handle] == request_id]
 
     def queue(self, service: str, suffix: str = "") -> str:
-        name = f"{self.stack.stack_name}-pipeline-{service}{suffix}"
+        name = f"{self.stack.stack_name}-pipeline_{service}{suffix}"
         return str(self.sqs.get_queue_url(QueueName=name)["QueueUrl"])
 
     def publish(self, service: str, message: str) -> None:
@@ -242,7 +244,7 @@ def test_after_a_crash_at_any_service_the_run_continues_there(
 
     with turns.alone(), pipeline.broken_service():
         failed = pipeline.run(request_id=request_id)
-    resumed = pipeline.end(resume_run(pipeline.steps, failed.arn).arn)
+    resumed = pipeline.end(pipeline.runs.resume(failed.arn).arn)
 
     assert failed.status == "FAILED"
     assert failed.error.startswith("Runtime.")
@@ -275,7 +277,7 @@ def test_a_service_that_keeps_failing_fails_the_run_until_it_is_resumed(
     if how == "raise":
         assert told["cause"] == "unstable: ValueError: the thirteenth row of thirteen"
 
-    resumed = pipeline.end(resume_run(pipeline.steps, failed.arn).arn)
+    resumed = pipeline.end(pipeline.runs.resume(failed.arn).arn)
 
     assert (resumed.arn, statuses(resumed)) == (failed.arn, ["run"] * 4)
     assert resumed.output["document"]["unstable"] == tries + 1
@@ -305,7 +307,7 @@ def test_a_run_that_is_stopped_is_published_and_can_be_resumed(
     assert stopped.status == "ABORTED"
     told = notifications.of(handle)
     assert (told["status"], told["request_id"]) == ("ABORTED", stopped.name)
-    resumed = pipeline.end(resume_run(pipeline.steps, handle).arn)
+    resumed = pipeline.end(pipeline.runs.resume(handle).arn)
     assert resumed.arn == handle
     assert [statuses(resumed)[index] for index in (0, 1, 3)] == ["run"] * 3
 
@@ -376,33 +378,42 @@ def test_a_message_that_is_delivered_twice_starts_one_run(pipeline: Pipeline, re
     assert len(pipeline.runs_of(request_id)) == 3
 
 
-def test_malformed_messages_end_in_the_dead_letter_queue(pipeline: Pipeline, request_id: str) -> None:
+def test_malformed_messages_are_in_the_dead_letter_queue_at_once_with_the_reason(
+    pipeline: Pipeline, request_id: str
+) -> None:
     url, dead = pipeline.queue("language"), pipeline.queue("language", "-dead")
-    malformed = ["hello", "{}", json.dumps({"request_id": request_id, "skip": "language"})]
-    attributes = pipeline.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["VisibilityTimeout"])
-    pipeline.sqs.set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": "1"})
-    try:
-        for message in malformed:
-            pipeline.sqs.send_message(QueueUrl=url, MessageBody=message)
-        pipeline.sqs.send_message(
-            QueueUrl=url, MessageBody=json.dumps({"request_id": request_id, "document": REVIEW})
+    malformed = {
+        "hello": "the message is not JSON: Expecting value",
+        "{}": "at $: 'document' is a required property",
+        json.dumps(
+            {"request_id": request_id, "skip": "language"}
+        ): "at $.skip: 'language' is not of type 'array'",
+    }
+    for message in malformed:
+        pipeline.sqs.send_message(QueueUrl=url, MessageBody=message)
+    pipeline.sqs.send_message(
+        QueueUrl=url, MessageBody=json.dumps({"request_id": request_id, "document": REVIEW})
+    )
+
+    buried: dict[str, dict[str, str]] = {}
+
+    def dig() -> bool:
+        answer = pipeline.sqs.receive_message(
+            QueueUrl=dead, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
         )
+        for message in answer.get("Messages", []):
+            pipeline.sqs.delete_message(QueueUrl=dead, ReceiptHandle=message["ReceiptHandle"])
+            attributes = message["MessageAttributes"].items()
+            buried[message["Body"]] = {name: value["StringValue"] for name, value in attributes}
+        return len(buried) == len(malformed)
 
-        buried: list[str] = []
-
-        def dig() -> bool:
-            answer = pipeline.sqs.receive_message(QueueUrl=dead, MaxNumberOfMessages=10)
-            for message in answer.get("Messages", []):
-                pipeline.sqs.delete_message(QueueUrl=dead, ReceiptHandle=message["ReceiptHandle"])
-                buried.append(message["Body"])
-            return len(buried) == len(malformed)
-
-        wait_for(dig, "the malformed messages")
-    finally:
-        pipeline.sqs.set_queue_attributes(QueueUrl=url, Attributes=attributes["Attributes"])
-    assert sorted(buried) == sorted(malformed)
-    (handle,) = pipeline.runs_of(request_id)
+    wait_for(dig, "the malformed messages")
+    for message, cause in malformed.items():
+        assert buried[message]["error"] == "MessageError"
+        assert buried[message]["cause"].startswith(cause)
+    (handle,) = wait_for(lambda: pipeline.runs_of(request_id), "the run of the neighbour")
     assert pipeline.end(handle).status == "SUCCEEDED"
+    wait_for(lambda: is_drained(pipeline, url), "the queue to be empty")
 
 
 def test_a_message_about_an_unknown_request_is_published_as_a_failure(

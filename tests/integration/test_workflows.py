@@ -309,12 +309,13 @@ def test_an_invalid_handle_is_its_row_s_error(sql: Sql) -> None:
         "nonsense",
         f"{arn}:stepflake-etl:never",
         f"{arn}:other-etl:a",
+        f"{arn}:stepflake-prod-etl:a",
         f"{arn}:stepflake-batch:a",
     )
 
-    assert [value["error"] for value in values] == ["RunError"] * 5
-    said = ["''", "'nonsense'", "there is no run", "not a run of this stack", "not a run of a workflow"]
-    assert [part in value["cause"] for part, value in zip(said, values, strict=True)] == [True] * 5
+    assert [value["error"] for value in values] == ["RunError"] * 6
+    said = ["''", "'nonsense'", "there is no run", *["not a run of this stack's workflows"] * 3]
+    assert [part in value["cause"] for part, value in zip(said, values, strict=True)] == [True] * 6
     with pytest.raises(SqlError, match="there is no run"):
         sql.query("run_resume", f"{arn}:stepflake-etl:never")
 
@@ -403,7 +404,7 @@ def test_a_run_is_stopped_and_resumed_from_a_terminal(terminal: Terminal, waitin
     [
         (["show", "never-started"], 1, "There is no run 'never-started'"),
         (["stop", "never-started"], 1, "see: stepflake runs list"),
-        (["resume", "arn:nonsense"], 1, "'arn:nonsense' is not a run of a workflow"),
+        (["resume", "arn:nonsense"], 1, "'arn:nonsense' is not a run of this stack"),
         (["start", "fan_in", "{}"], 1, "There is no workflow 'fan_in'; there are: etl, fan_out"),
         (["list", "fan_in"], 1, "There is no workflow 'fan_in'"),
         (["start", "etl", '{"dataset_id": 3}'], 1, "at $.dataset_id: 3 is not of type 'string'"),

@@ -1,10 +1,17 @@
 """What is open to the outside: the API, and the parameters of the template."""
 
+import re
 from collections.abc import Iterator
 
 from stepflake.lint.finding import Finding
 from stepflake.lint.template.document import FUNCTION, Template
 from stepflake.lint.values import mapping
+
+# What callers and errors put into an access log as it is: a quote in it breaks the line's JSON.
+# https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-variables-for-access-logging.html
+_UNQUOTED = re.compile(
+    r"\$context\.(path|requestId|error\.message|identity\.(userAgent|user|caller)|\w*[eE]rrorMessage)\b(?!String)"
+)
 
 
 def apis_require_signatures(template: Template) -> Iterator[Finding]:
@@ -17,6 +24,10 @@ def apis_require_signatures(template: Template) -> Iterator[Finding]:
             yield Finding(name, "isn't traced", "set TracingEnabled")
         if "AccessLogSetting" not in api:
             yield Finding(name, "keeps no access log", "give it an AccessLogSetting")
+        for unquoted in _UNQUOTED.finditer(mapping(api.get("AccessLogSetting")).get("Format", "")):
+            yield Finding(name, f"a quote in {unquoted[0]} breaks a line of the access log", "leave it out")
+        if "OpenApiVersion" not in api:
+            yield Finding(name, "SAM gives it a stage that isn't throttled", "set OpenApiVersion to 3.0.1")
         if not any("ThrottlingRateLimit" in found for found in settings):
             yield Finding(name, "isn't throttled", "give its MethodSettings a ThrottlingRateLimit")
         if any("DataTraceEnabled" in found for found in settings):

@@ -13,7 +13,7 @@ from stepflake.lint.values import mapping
 Document = Mapping[str, Any]
 
 FUNCTION = "AWS::Serverless::Function"
-STATE_MACHINE = "AWS::Serverless::StateMachine"
+STATE_MACHINE = "AWS::StepFunctions::StateMachine"
 
 _LOOP = "Fn::ForEach::"
 
@@ -70,7 +70,7 @@ class Template:
     def machine_of(self, definition: Path) -> tuple[str, Document] | None:
         """Logical id and properties of the state machine that has this definition file, if one has."""
         for name, machine in self.of_type(STATE_MACHINE):
-            uri = machine.get("DefinitionUri")
+            uri = machine.get("DefinitionS3Location")
             if isinstance(uri, str) and (self.folder / uri).resolve() == definition.resolve():
                 return name, machine
         return None

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stepflake.lint.finding import Finding
-from stepflake.lint.template.document import FUNCTION, STATE_MACHINE, Document, Template, alternatives, target
+from stepflake.lint.template.document import FUNCTION, Document, Template, alternatives, target
 from stepflake.lint.values import mapping
 
 # Sources whose events wait or fail on their own, by SAM's names for them.
@@ -30,9 +30,23 @@ def queues_have_dead_letter_queues(template: Template) -> Iterator[Finding]:
             yield Finding(name, "has no dead-letter queue", "give it a RedrivePolicy")
 
 
-def failed_events_of_functions_and_machines_are_kept(template: Template) -> Iterator[Finding]:
+def dead_letter_queues_are_watched(template: Template) -> Iterator[Finding]:
+    dead = set(_dead_letter_targets(template.resources))
+    watched = {
+        target(dimension.get("Value"))
+        for _, alarm in template.of_type("AWS::CloudWatch::Alarm")
+        if alarm.get("MetricName") == "ApproximateNumberOfMessagesVisible"
+        for dimension in alarm.get("Dimensions", [])
+    }
+    for name, _ in template.of_type(_QUEUE):
+        if name in dead and name not in watched:
+            remedy = "give it an alarm on ApproximateNumberOfMessagesVisible"
+            yield Finding(name, "nobody learns that it has a message", remedy)
+
+
+def failed_events_of_functions_are_kept(template: Template) -> Iterator[Finding]:
     queues = dict(template.of_type(_QUEUE))
-    for name, owner in template.of_type(FUNCTION, STATE_MACHINE):
+    for name, owner in template.of_type(FUNCTION):
         for event, source in mapping(owner.get("Events")).items():
             here, kind, properties = f"{name}.{event}", source["Type"], mapping(source.get("Properties"))
             if kind in _WITH_DEAD_LETTER_CONFIG and "Arn" not in mapping(properties.get("DeadLetterConfig")):

@@ -7,12 +7,12 @@ from typing import Any
 from stepflake.lint.finding import Finding
 from stepflake.lint.template.document import (
     FUNCTION,
-    STATE_MACHINE,
     Document,
     Template,
     alternatives,
     substituted,
 )
+from stepflake.lint.values import mapping
 
 # Actions that IAM cannot restrict to a resource, each with the reason.
 WITHOUT_RESOURCE = {
@@ -42,6 +42,11 @@ WITHOUT_RESOURCE = {
 AWS_POLICIES = {
     "service-role/AmazonAPIGatewayPushToCloudWatchLogs": "API Gateway's documentation asks for it",
 }
+# What DynamoDB can restrict to items by their partition key.
+_ON_ITEMS = re.compile(r"dynamodb:(Batch)?(Get|Put|Update|Delete|Write)Item|dynamodb:Query")
+# Another stack's name may begin with this one's: a * must come after something that no stack's name has.
+# https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_CreateStack.html
+_OF_OTHER_STACKS = re.compile(r"\$\{AWS::StackName\}[A-Za-z0-9-]*\*")
 
 
 def statements(template: Template) -> Iterator[tuple[str, Document]]:
@@ -73,6 +78,25 @@ def permissions_name_their_resources(template: Template) -> Iterator[Finding]:
                     yield Finding(name, f"allows {action} on everything", "name the Resource")
 
 
+def permissions_are_for_this_stack(template: Template) -> Iterator[Finding]:
+    for name, statement in statements(template):
+        for resource in alternatives(statement.get("Resource", [])):
+            if _OF_OTHER_STACKS.search(substituted(resource) or ""):
+                problem = f"what it names may be another stack's: {substituted(resource)}"
+                yield Finding(name, problem, "write the name in full, or end it with _ before the *")
+
+
+def permissions_name_their_items(template: Template) -> Iterator[Finding]:
+    for name, statement in statements(template):
+        conditions = mapping(statement.get("Condition")).values()
+        if any("dynamodb:LeadingKeys" in mapping(condition) for condition in conditions):
+            continue
+        for action in alternatives(statement.get("Action", [])):
+            if _ON_ITEMS.fullmatch(action):
+                remedy = "give it a Condition on dynamodb:LeadingKeys"
+                yield Finding(name, f"allows {action} on every item", remedy)
+
+
 def identities_have_no_aws_policies(template: Template) -> Iterator[Finding]:
     for name, resource in template.resources.items():
         properties = resource.get("Properties", {})
@@ -82,8 +106,8 @@ def identities_have_no_aws_policies(template: Template) -> Iterator[Finding]:
             text = substituted(policy) or policy
             if isinstance(text, str) and text.partition(":policy/")[2] not in AWS_POLICIES:
                 yield Finding(name, f"has the AWS policy {text}", "write the statements that it needs")
-    for name, owner in template.of_type(FUNCTION, STATE_MACHINE):
-        if "Role" not in owner and "Policies" not in owner:
+    for name, function in template.of_type(FUNCTION):
+        if "Role" not in function and "Policies" not in function:
             yield Finding(name, "has no Role of its own", "give it one")
 
 

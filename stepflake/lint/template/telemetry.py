@@ -36,18 +36,18 @@ def lambdas_are_described_and_traced(template: Template) -> Iterator[Finding]:
 def machines_are_traced_and_logged(template: Template) -> Iterator[Finding]:
     groups = dict(template.of_type(_LOG_GROUP))
     for name, machine in template.of_type(STATE_MACHINE):
-        if not mapping(machine.get("Tracing")).get("Enabled"):
-            yield Finding(name, "isn't traced", "set Tracing to Enabled")
-        if "DefinitionUri" not in machine:
+        if not mapping(machine.get("TracingConfiguration")).get("Enabled"):
+            yield Finding(name, "isn't traced", "set TracingConfiguration to Enabled")
+        if "DefinitionS3Location" not in machine:
             problem = "its definition isn't in statemachines/, where the lint looks"
-            yield Finding(name, problem, "use DefinitionUri")
-        logging = mapping(machine.get("Logging"))
+            yield Finding(name, problem, "use DefinitionS3Location")
+        logging = mapping(machine.get("LoggingConfiguration"))
         logged_to = {
             target(destination["CloudWatchLogsLogGroup"]["LogGroupArn"])
             for destination in logging.get("Destinations", [])
         }
         if logging.get("Level") in (None, "OFF") or not logged_to & set(groups):
-            remedy = "give it Logging with a Level and a log group of this template"
+            remedy = "give it LoggingConfiguration with a Level and a log group of this template"
             yield Finding(name, "logs nothing", remedy)
         if logging.get("IncludeExecutionData"):
             yield Finding(name, "logs rows", "set IncludeExecutionData to false")

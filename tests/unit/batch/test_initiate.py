@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from batch import api, initiate, wire
 from core.catalog import Signature
 from core.executions import MAX_PAYLOAD_BYTES, execution_name
+from core.settings import settings
 from tests.unit.batch.machine import finish, only_execution, run_batch
 from tests.unit.conftest import Deploy
 from tests.unit.fake_aws import CONTEXT, FakeAws
@@ -238,6 +239,21 @@ def test_rows_are_inline_while_they_fit_the_payload(aws: FakeAws, letter: str) -
     assert len(large.input.encode()) < 2000
     assert json.loads(large.input)["rows"] is None
     assert json.loads(small.input)["rows"] is not None
+
+
+@pytest.mark.parametrize("kind", ["POST", "repeated POST"])
+def test_a_setting_keeps_rows_out_of_inputs(aws: FakeAws, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    if kind == "repeated POST":
+        send(post_event("echo", [["a secret"]]))  # before the setting was changed
+    monkeypatch.setenv("ROWS_IN_INPUTS", "false")
+    settings.cache_clear()
+    if kind == "POST":
+        aws.step_functions.work = run_batch
+        assert send(post_event("echo", [["a secret"]])) == (200, {"data": [[0, ["a secret"]]]})
+        assert "secret" not in only_execution(aws).input
+    else:
+        assert send(post_event("echo", [["a secret"]]))[0] == 202
+        assert only_execution(aws).status == "RUNNING"
 
 
 def test_several_chunks_are_stored_once_and_joined_in_order(aws: FakeAws, deploy: Deploy) -> None:

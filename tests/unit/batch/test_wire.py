@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import math
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from decimal import Decimal
@@ -19,7 +20,7 @@ from batch import errors, wire
 from core.catalog import read_catalog
 from core.exact_json import dump_json, parse_json
 from core.remote import load_function, run_rows
-from tests.unit.fake_aws.invocations import BATCH_ID, api_event, post_event
+from tests.unit.fake_aws.invocations import BATCH_ID, api_event
 
 
 def raw_deflate(body: bytes) -> bytes:
@@ -200,16 +201,36 @@ def test_a_wrong_content_encoding_is_refused() -> None:
     assert "cannot be unpacked" in refusal(b"\xff\xfe", headers={"Content-Encoding": "deflate"})
 
 
-def test_a_request_larger_than_the_limit_names_the_remedy() -> None:
-    with pytest.raises(errors.RequestTooLarge, match="MAX_BATCH_ROWS"):
-        wire.parse_rows(post_event("echo", [["a" * wire.MAX_BODY_CHARS]], as_text=True))
+ENVELOPE = b'{"data":[[0,"%s"]]}'
+PADDING = b"a" * (wire.MAX_REQUEST_BYTES - len(ENVELOPE) + 2)
 
 
-def test_a_zip_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "MAX_UNPACKED_BYTES", 1_000_000)
-    bomb = gzip.compress(b'{"data":[[0,"' + b" " * 2_000_000 + b'"]]}')
-    with pytest.raises(errors.RequestTooLarge, match="unpacks to more than 1,000,000 bytes"):
-        wire.parse_rows(api_event("echo", "POST", bomb))
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zlib.compress])
+def test_a_request_has_as_many_bytes_of_json_as_lambda_gets_in_base64(pack: Callable[[bytes], bytes]) -> None:
+    largest, larger = ENVELOPE % PADDING, ENVELOPE % (PADDING + b"a")
+    assert len(base64.b64encode(largest)) == wire.MAX_BODY_CHARS
+    assert len(largest) == wire.MAX_REQUEST_BYTES
+    assert wire.parse_rows(api_event("echo", "POST", pack(largest))).arguments == [[PADDING.decode()]]
+    with pytest.raises(errors.RequestTooLarge, match=r"more than 4,669,440 bytes of JSON.*MAX_BATCH_ROWS"):
+        wire.parse_rows(api_event("echo", "POST", pack(larger)))
+
+
+def test_text_has_the_same_limit() -> None:
+    assert wire.parse_rows(api_event("echo", "POST", ENVELOPE % PADDING, as_text=True)).arguments
+    with pytest.raises(errors.RequestTooLarge):
+        wire.parse_rows(api_event("echo", "POST", ENVELOPE % (PADDING + b"a"), as_text=True))
+
+
+def test_a_zip_bomb_is_unpacked_no_further_than_the_limit() -> None:
+    bomb = gzip.compress(b" " * 200_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(errors.RequestTooLarge):
+            wire.parse_rows(api_event("echo", "POST", bomb))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 20_000_000
 
 
 # Numbers

@@ -83,13 +83,15 @@ def test_options_and_the_docstring_are_read(tmp_path: Path) -> None:
     write(
         tmp_path,
         "f",
-        '@remote_function(vectorized=True, chunk_rows=10, on_error="null", sql_names=("f", "g"))\n'
+        '@remote_function(vectorized=True, chunk_rows=10, on_error="null", sql_names=("f", "g"), '
+        "max_batch_rows=900)\n"
         "def f(a: list[str | None], b: list[Any]) -> list[float]:\n"
         '    """Does\n    this.\n\n    And that."""\n',
     )
     signature = read_catalog(tmp_path)["f"]
     assert signature.vectorized
     assert (signature.chunk_rows, signature.on_error, signature.sql_names) == (10, "null", ("f", "g"))
+    assert signature.max_batch_rows == 900
     assert str(signature) == "f(a VARCHAR, b VARIANT) -> FLOAT"
     assert signature.doc.split() == ["Does", "this."]
 
@@ -144,10 +146,12 @@ LISTS = "def f(x: list[str]) -> list[str]: ...\n"
             "@remote_function(chunks=5)\n" + F,
             ":2: @remote_function has no argument chunks; it has vectorized",
         ),
-        ("@remote_function(chunk_rows=0)\n" + F, ":2: chunk_rows and concurrency are at least 1"),
+        ("@remote_function(chunk_rows=0)\n" + F, ":2: chunk_rows, max_batch_rows and concurrency are"),
+        ("@remote_function(max_batch_rows=0)\n" + F, ":2: chunk_rows, max_batch_rows and concurrency are"),
+        ("@remote_function(max_batch_rows=9.5)\n" + F, ":2: max_batch_rows must be a literal of type int"),
         ("@remote_function(chunk_rows='5')\n" + F, ":2: chunk_rows must be a literal of type int"),
         ("@remote_function(concurrency=True)\n" + F, ":2: concurrency must be a literal of type int"),
-        ("@remote_function(concurrency=-1)\n" + F, ":2: chunk_rows and concurrency are at least 1"),
+        ("@remote_function(concurrency=-1)\n" + F, ":2: chunk_rows, max_batch_rows and concurrency are"),
         ("@remote_function(on_error='skip')\n" + F, ":2: on_error is 'skip'; it must be one of fail, null"),
         ("@remote_function(vectorized=True, concurrency=2)\n" + LISTS, ":2: a vectorized function gets all"),
         ("@remote_function(sql_names=())\n" + F, ":2: sql_names"),

@@ -38,6 +38,7 @@ ENVIRONMENT = {
     "STATE_MACHINE_PREFIX": MACHINES,
     "POST_WAIT_SECONDS": "5",
     "GET_WAIT_SECONDS": "5",
+    "ROWS_IN_INPUTS": "true",
     "DIAGNOSTICS": "true",
     "SENTIMENT_ENGINE": "vader",
     "SENTIMENT_LANGUAGE": "en",

@@ -7,8 +7,10 @@ from typing import Any
 
 from tests.unit.fake_aws.faults import AwsError
 
-TASK_QUEUE = "https://sqs.us-east-1.amazonaws.com/123456789012/stack-tasks"
-TASK_DEAD_LETTERS = "https://sqs.us-east-1.amazonaws.com/123456789012/stack-tasks-dead"
+QUEUES = "https://sqs.us-east-1.amazonaws.com/123456789012/"
+TASK_QUEUE = QUEUES + "stack-tasks"
+TASK_DEAD_LETTERS = QUEUES + "stack-tasks-dead"
+CONNECTOR_DEAD_LETTERS = QUEUES + "stack-pipeline_sentiment-dead"
 
 MAX_VISIBILITY_SECONDS = 43_200
 
@@ -28,7 +30,8 @@ class FakeSQS:
     """`sent`: messages by queue URL. `hidden`: the last visibility timeout in seconds, by receipt handle."""
 
     def __init__(self) -> None:
-        self.sent: dict[str, list[SentMessage]] = {TASK_QUEUE: [], TASK_DEAD_LETTERS: []}
+        queues = (TASK_QUEUE, TASK_DEAD_LETTERS, CONNECTOR_DEAD_LETTERS)
+        self.sent: dict[str, list[SentMessage]] = {url: [] for url in queues}
         self.hidden: dict[str, int] = {}
 
     def send_message(
@@ -40,6 +43,10 @@ class FakeSQS:
             raise AwsError("InvalidMessageContents", "The message is empty or contains invalid characters")
         self.sent[QueueUrl].append(SentMessage(MessageBody, attributes))
         return {"MessageId": f"sent-{len(self.sent[QueueUrl])}"}
+
+    def get_queue_url(self, *, QueueName: str) -> dict[str, Any]:
+        self._check_queue(QUEUES + QueueName)
+        return {"QueueUrl": QUEUES + QueueName}
 
     def change_message_visibility(self, *, QueueUrl: str, ReceiptHandle: str, VisibilityTimeout: int) -> None:
         self._check_queue(QueueUrl)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from core.checkpoints import RunConflict
+from core.dead_letters import MAX_CAUSE_CHARS
 from core.errors import ResultError, TransientError
 from core.inputs import InputError
 from core.services import ServiceError, UnknownService
@@ -318,7 +319,7 @@ def test_a_cause_is_limited_to_what_a_message_may_contain(workers: Workers) -> N
 
     assert workers.deliver(message()) == []
     assert workers.dead[0].attributes["cause"].startswith("bell ?, surrogate ?, \N{SNOWMAN}...")
-    assert len(state().cause) == tasks.MAX_CAUSE_CHARS
+    assert len(state().cause) == MAX_CAUSE_CHARS
 
 
 def test_a_worker_recognizes_its_own_write_whose_response_was_lost(aws: FakeAws, workers: Workers) -> None:

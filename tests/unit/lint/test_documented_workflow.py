@@ -39,7 +39,11 @@ def test_the_page_adds_a_workflow_that_lacks_nothing(project: Path) -> None:
         ),
         (
             "at the end of the list &Workflows",
-            ["BatchStateMachineRole: may not start remind", "RemoteFunctionPolicy: may not start remind"],
+            [
+                "BatchStateMachineRole: may not StartExecution of remind",
+                "RecordRunFunctionRole: may not DescribeExecution of remind",
+                "RemoteFunctionPolicy: may not RedriveExecution of remind",
+            ],
         ),
         ("at the beginning of Outputs", ["Outputs: none gives the ARN of RemindStateMachine"]),
     ],

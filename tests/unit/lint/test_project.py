@@ -12,28 +12,36 @@ from tests.unit.lint.test_definition import GOOD
 TEMPLATE = """
 Transform: AWS::Serverless-2016-10-31
 Resources:
-  Logs: { Type: AWS::Logs::LogGroup, Properties: { RetentionInDays: 1 } }
+  Logs: { Type: AWS::Logs::LogGroup, Properties: { KmsKeyId: key, RetentionInDays: 1 } }
   GoodStateMachine:
-    Type: AWS::Serverless::StateMachine
+    Type: AWS::StepFunctions::StateMachine
     Properties:
-      Name: !Sub ${AWS::StackName}-good
-      DefinitionUri: statemachines/good.asl.json
+      StateMachineName: !Sub ${AWS::StackName}-good
+      DefinitionS3Location: statemachines/good.asl.json
       DefinitionSubstitutions: { Arn: !GetAtt F.Arn, Concurrency: 4, Queue: !Ref Q }
-      Role: !GetAtt BatchStateMachineRole.Arn
-      Tracing: { Enabled: true }
-      Logging:
+      RoleArn: !GetAtt BatchStateMachineRole.Arn
+      EncryptionConfiguration: { Type: CUSTOMER_MANAGED_KMS_KEY, KmsKeyId: key }
+      TracingConfiguration: { Enabled: true }
+      LoggingConfiguration:
         Level: ERROR
         Destinations: [{ CloudWatchLogsLogGroup: { LogGroupArn: !GetAtt Logs.Arn } }]
   BatchStateMachineRole:
     Type: AWS::IAM::Role
     Properties:
       Policies:
-        - PolicyDocument: &StartWorkflows
+        - PolicyDocument: &Workflows
             Statement:
               - Effect: Allow
-                Action: states:StartExecution
-                Resource: [!Sub "arn:aws:states:us-east-1:1:stateMachine:${AWS::StackName}-good"]
-  RemoteFunctionPolicy: { Type: AWS::IAM::ManagedPolicy, Properties: { PolicyDocument: *StartWorkflows } }
+                Action:
+                  - states:StartExecution
+                  - states:DescribeExecution
+                  - states:StopExecution
+                  - states:RedriveExecution
+                Resource:
+                  - !Sub arn:aws:states:us-east-1:1:stateMachine:${AWS::StackName}-good
+                  - !Sub arn:aws:states:us-east-1:1:execution:${AWS::StackName}-good:*
+  RecordRunFunctionRole: { Type: AWS::IAM::Role, Properties: { Policies: [{ PolicyDocument: *Workflows }] } }
+  RemoteFunctionPolicy: { Type: AWS::IAM::ManagedPolicy, Properties: { PolicyDocument: *Workflows } }
   GoodFailedAlarm:
     Type: AWS::CloudWatch::Alarm
     Properties:
@@ -80,7 +88,7 @@ def test_the_command_lists_every_finding_with_file_place_and_remedy(project: Pat
     )
     assert f"{file}: there is no field 'Timeout' here; remove it (did you mean 'TimeoutSeconds'?)\n" in output
     assert (
-        f"{file}: template.yaml doesn't deploy it; add a state machine with DefinitionUri: {file} and"
+        f"{file}: template.yaml doesn't deploy it; add a state machine with DefinitionS3Location: {file}"
         in output
     )
     assert f"{file}: there is no lambdas/broken/input.json; write the JSON Schema of" in output
@@ -99,7 +107,7 @@ def test_the_command_lists_every_finding_with_file_place_and_remedy(project: Pat
         (
             "good.asl",
             "gone.asl",
-            "template.yaml: GoodStateMachine: the DefinitionUri gone.asl.json is no file in statemachines/",
+            "GoodStateMachine: the DefinitionS3Location gone.asl.json is no file in statemachines/",
         ),
         ("RetentionInDays: 1", "", "template.yaml: Logs: logs are kept for ever; give it RetentionInDays"),
         (

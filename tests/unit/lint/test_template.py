@@ -24,13 +24,14 @@ Parameters:
 Globals:
   Function: { Tracing: Active, LoggingConfig: { LogFormat: JSON, LogGroup: !Ref Logs } }
 Resources:
-  Logs: { Type: AWS::Logs::LogGroup, Properties: { RetentionInDays: !Ref Days } }
+  Logs: { Type: AWS::Logs::LogGroup, Properties: { RetentionInDays: !Ref Days, KmsKeyId: key } }
   Api:
     Type: AWS::Serverless::Api
     Properties:
+      OpenApiVersion: 3.0.1
       Auth: { DefaultAuthorizer: AWS_IAM }
       TracingEnabled: true
-      AccessLogSetting: { DestinationArn: !GetAtt Logs.Arn }
+      AccessLogSetting: { DestinationArn: !GetAtt Logs.Arn, Format: '"$context.error.messageString"' }
       MethodSettings: [{ ThrottlingRateLimit: 1 }]
   Work:
     Type: AWS::Serverless::Function
@@ -48,6 +49,7 @@ Resources:
           Type: DynamoDB
           Properties: { DestinationConfig: { OnFailure: { Destination: !GetAtt Dead.Arn } } }
         Told: { Type: SNS, Properties: { Topic: !Ref Topic } }
+        Landed: { Type: EventBridgeRule, Properties: { DeadLetterConfig: { Arn: !GetAtt Dead.Arn } } }
   Role:
     Type: AWS::IAM::Role
     Properties:
@@ -61,7 +63,11 @@ Resources:
               - { Effect: Allow, Action: [s3:GetObject, s3:PutObject], Resource: !Sub "${Bucket.Arn}/*" }
               - Effect: Allow
                 Action: states:DescribeExecution
-                Resource: !Sub arn:${AWS::Partition}:states:${AWS::Region}:1:execution:${AWS::StackName}-*
+                Resource: !Sub arn:${AWS::Partition}:states:${AWS::Region}:1:execution:${AWS::StackName}-m/*
+              - Effect: Allow
+                Action: dynamodb:Query
+                Resource: !GetAtt Table.Arn
+                Condition: { ForAllValues:StringLike: { dynamodb:LeadingKeys: ["run#*"] } }
               - Effect: Deny
                 Action: s3:*
                 Resource: "*"
@@ -70,24 +76,58 @@ Resources:
     Properties:
       PolicyDocument: { Statement: [{ Effect: Allow, Action: xray:PutTraceSegments, Resource: "*" }] }
   Machine:
-    Type: AWS::Serverless::StateMachine
+    Type: AWS::StepFunctions::StateMachine
     Properties:
-      DefinitionUri: statemachines/m.asl.json
-      Role: !GetAtt Role.Arn
-      Tracing: { Enabled: true }
-      Logging:
+      DefinitionS3Location: statemachines/m.asl.json
+      RoleArn: !GetAtt Role.Arn
+      EncryptionConfiguration: { Type: CUSTOMER_MANAGED_KMS_KEY, KmsKeyId: key }
+      TracingConfiguration: { Enabled: true }
+      LoggingConfiguration:
         Level: ERROR
         IncludeExecutionData: false
         Destinations: [{ CloudWatchLogsLogGroup: { LogGroupArn: !GetAtt Logs.Arn } }]
-      Events:
-        Landed: { Type: EventBridgeRule, Properties: { DeadLetterConfig: { Arn: !GetAtt Dead.Arn } } }
   Queue:
     Type: AWS::SQS::Queue
     Properties:
-      SqsManagedSseEnabled: true
+      SqsManagedSseEnabled: !If [HasKey, !Ref AWS::NoValue, true]
+      KmsMasterKeyId: !If [HasKey, key, !Ref AWS::NoValue]
       RedrivePolicy: { deadLetterTargetArn: !GetAtt Dead.Arn, maxReceiveCount: 3 }
   Dead: { Type: AWS::SQS::Queue, Properties: { KmsMasterKeyId: key, MessageRetentionPeriod: 1209600 } }
-  Topic: { Type: AWS::SNS::Topic, Properties: {} }
+  QueuePolicy:
+    Type: AWS::SQS::QueuePolicy
+    Properties:
+      Queues: [!Ref Queue, !Ref Dead]
+      PolicyDocument:
+        Statement:
+          - Effect: Allow
+            Principal: { Service: sns.amazonaws.com }
+            Action: sqs:SendMessage
+            Resource: !GetAtt Queue.Arn
+          - !If
+            - IsOnAws
+            - Effect: Deny
+              Principal: "*"
+              Action: sqs:*
+              Resource: [!GetAtt Queue.Arn, !GetAtt Dead.Arn]
+              Condition: { Bool: { aws:SecureTransport: "false" } }
+            - !Ref AWS::NoValue
+  DeadAlarm:
+    Type: AWS::CloudWatch::Alarm
+    Properties:
+      MetricName: ApproximateNumberOfMessagesVisible
+      Dimensions: [{ Name: QueueName, Value: !GetAtt Dead.QueueName }]
+  Topic: { Type: AWS::SNS::Topic, Properties: { KmsMasterKeyId: key } }
+  TopicPolicy:
+    Type: AWS::SNS::TopicPolicy
+    Properties:
+      Topics: [!Ref Topic]
+      PolicyDocument:
+        Statement:
+          Effect: Deny
+          Principal: "*"
+          Action: sns:Publish
+          Resource: !Ref Topic
+          Condition: { Bool: { aws:SecureTransport: "false" } }
   Subscription:
     Type: AWS::SNS::Subscription
     Properties: { RedrivePolicy: { deadLetterTargetArn: !GetAtt Dead.Arn } }
@@ -100,8 +140,11 @@ Resources:
   Mapping: { Type: AWS::Lambda::EventSourceMapping, Properties: { EventSourceArn: !GetAtt Queue.Arn } }
   Bucket:
     Type: AWS::S3::Bucket
+    DeletionPolicy: RetainExceptOnCreate
+    UpdateReplacePolicy: Retain
     Properties:
-      BucketEncryption: { ServerSideEncryptionConfiguration: [{}] }
+      BucketEncryption:
+        ServerSideEncryptionConfiguration: [{ ServerSideEncryptionByDefault: { KMSMasterKeyID: key } }]
       PublicAccessBlockConfiguration:
         BlockPublicAcls: true
         BlockPublicPolicy: true
@@ -124,8 +167,10 @@ Resources:
             Condition: { Bool: { aws:SecureTransport: "false" } }
   Table:
     Type: AWS::DynamoDB::Table
+    DeletionPolicy: RetainExceptOnCreate
+    UpdateReplacePolicy: Retain
     Properties:
-      SSESpecification: { SSEEnabled: true }
+      SSESpecification: { SSEEnabled: true, KMSMasterKeyId: key }
       TimeToLiveSpecification: { Enabled: true }
       PointInTimeRecoverySpecification: { PointInTimeRecoveryEnabled: true }
 """)  # fmt: skip
@@ -139,6 +184,12 @@ EVERY_TABLE = {
     "Effect": "Allow",
     "Action": "dynamodb:GetItem",
     "Resource": {"Fn::Sub": "arn:${AWS::Partition}:dynamodb:${AWS::Region}:${AWS::AccountId}:*"},
+}
+OTHERS = {"Fn::Sub": "arn:${AWS::Partition}:states:${AWS::Region}:1:execution:${AWS::StackName}-*:*"}
+QUEUE_TLS = "Resources.QueuePolicy.Properties.PolicyDocument.Statement[1]"
+OTHER_POLICY = {
+    "Type": "AWS::SQS::QueuePolicy",
+    "Properties": {"Queues": [{"Ref": "Queue"}], "PolicyDocument": {"Statement": []}},
 }
 MAYBE_ALL = {"Effect": "Allow", "Action": "sns:Publish", "Resource": {"Fn::If": ["C", {"Ref": "Topic"}, "*"]}}
 
@@ -168,7 +219,7 @@ MISTAKES: list[tuple[Edit, str]] = [
     (drop("Resources.Dead.Properties", "MessageRetentionPeriod"), "Dead: forgets what failed"),
     (drop("Resources.Queue.Properties", "SqsManagedSseEnabled"), "Queue: isn't encrypted"),
     (drop("Resources.Dead.Properties", "KmsMasterKeyId"), "Dead: isn't encrypted"),
-    (drop(f"{MACHINE}.Events.Landed.Properties", "DeadLetterConfig"), "Machine.Landed: events that can't be"),
+    (drop(f"{WORK}.Events.Landed.Properties", "DeadLetterConfig"), "Work.Landed: events that can't be"),
     (put(QUEUED, FunctionResponseTypes=[]), "Work.Queued: one failure repeats the"),
     (put(QUEUED, Queue="arn:aws:sqs:us-east-1:1:theirs"), "Work.Queued: its queue isn't here"),
     (drop(f"{WORK}.Events.Streamed.Properties", "DestinationConfig"), "Work.Streamed: records that fail"),
@@ -182,21 +233,44 @@ MISTAKES: list[tuple[Edit, str]] = [
     (put(f"{BUCKET}.PublicAccessBlockConfiguration", IgnorePublicAcls=False), "Bucket: may be made public"),
     (put(f"{BUCKET}.LifecycleConfiguration.Rules[0]", Status="Disabled"), "with ExpirationInDays"),
     (drop(f"{BUCKET}.LifecycleConfiguration.Rules[1]", "AbortIncompleteMultipartUpload"), "with Abort"),
-    (drop("Resources", "BucketPolicy"), "Bucket: can be read without TLS"),
-    (put(TLS, Condition={}), "Bucket: can be read without TLS"),
-    (put(TLS, Resource=[{"Fn::Sub": "${Bucket.Arn}/*"}]), "Bucket: can be read without TLS"),
-    (put("Resources.BucketPolicy.Properties", Bucket={"Ref": "Other"}), "Bucket: can be read without TLS"),
+    (drop("Resources", "BucketPolicy"), "Bucket: can be used without TLS"),
+    (put(TLS, Condition={}), "Bucket: can be used without TLS"),
+    (put(TLS, Resource=[{"Fn::Sub": "${Bucket.Arn}/*"}]), "Bucket: can be used without TLS"),
+    (put("Resources.BucketPolicy.Properties", Bucket={"Ref": "Other"}), "Bucket: can be used without TLS"),
+    (drop("Resources", "QueuePolicy"), "Queue: can be used without TLS"),
+    (put("Resources.QueuePolicy.Properties", Queues=[{"Ref": "Queue"}]), "Dead: can be used without TLS"),
+    (put(f"{QUEUE_TLS}.Fn::If[1]", Resource=[{"Fn::GetAtt": "Queue.Arn"}]), "Dead: can be used without TLS"),
+    (put(f"{QUEUE_TLS}.Fn::If[1]", Action="sqs:SendMessage"), "Queue: can be used without TLS"),
+    (put("Resources", OtherPolicy=OTHER_POLICY), "Queue: has two policies, of which AWS keeps one"),
+    (drop("Resources", "TopicPolicy"), "Topic: can be used without TLS"),
+    (put("Resources.TopicPolicy.Properties.PolicyDocument.Statement", Action="sns:*"), "Topic: can be used"),
+    (drop("Resources", "DeadAlarm"), "Dead: nobody learns that it has a message"),
+    (put("Resources.DeadAlarm.Properties", MetricName="NumberOfMessagesSent"), "Dead: nobody learns"),
+    (drop("Resources.Logs.Properties", "KmsKeyId"), "Logs: isn't encrypted with the stack's KMS key"),
+    (drop("Resources.Queue.Properties", "KmsMasterKeyId"), "Queue: isn't encrypted with the stack's KMS key"),
+    (drop("Resources.Topic.Properties", "KmsMasterKeyId"), "Topic: isn't encrypted with the stack's KMS key"),
+    (drop(MACHINE, "EncryptionConfiguration"), "Machine: isn't encrypted with the stack's KMS key"),
+    (put("Resources.Machine", Type="AWS::Serverless::StateMachine"), "Machine: SAM's resource has no"),
+    (put(f"{BUCKET}.BucketEncryption", ServerSideEncryptionConfiguration=[{}]), "the stack's KMS key"),
+    (drop("Resources.Table.Properties.SSESpecification", "KMSMasterKeyId"), "the stack's KMS key"),
+    (put("Resources.Bucket", DeletionPolicy="Retain"), "Bucket: is deleted with the stack, or left over"),
+    (drop("Resources.Table", "UpdateReplacePolicy"), "Table: is deleted when it is replaced"),
+    (put(f"{STATEMENTS}[1]", Resource=OTHERS), "Role: what it names may be another stack's"),
+    (drop(f"{STATEMENTS}[2]", "Condition"), "Role: allows dynamodb:Query on every item"),
     (drop("Resources.Table.Properties", "SSESpecification"), "Table: isn't encrypted"),
     (drop("Resources.Table.Properties", "TimeToLiveSpecification"), "Table: grows for ever"),
     (drop("Resources.Table.Properties", "PointInTimeRecoverySpecification"), "Table: can't be restored"),
-    (drop(MACHINE, "Tracing"), "Machine: isn't traced"),
-    (drop(MACHINE, "DefinitionUri"), "Machine: its definition isn't in statemachines/"),
-    (drop(MACHINE, "Logging"), "Machine: logs nothing"),
-    (put(f"{MACHINE}.Logging", Level="OFF"), "Machine: logs nothing"),
-    (put(f"{MACHINE}.Logging", IncludeExecutionData=True), "Machine: logs rows"),
+    (drop(MACHINE, "TracingConfiguration"), "Machine: isn't traced"),
+    (drop(MACHINE, "DefinitionS3Location"), "Machine: its definition isn't in statemachines/"),
+    (drop(MACHINE, "LoggingConfiguration"), "Machine: logs nothing"),
+    (put(f"{MACHINE}.LoggingConfiguration", Level="OFF"), "Machine: logs nothing"),
+    (put(f"{MACHINE}.LoggingConfiguration", IncludeExecutionData=True), "Machine: logs rows"),
     (put(API, Auth={}), "Api: accepts requests that nobody signed"),
     (drop(API, "TracingEnabled"), "Api: isn't traced"),
     (drop(API, "AccessLogSetting"), "Api: keeps no access log"),
+    (put(f"{API}.AccessLogSetting", Format='"$context.error.message"'), "a quote in $context.error.message"),
+    (put(f"{API}.AccessLogSetting", Format='"$context.path"'), "Api: a quote in $context.path breaks"),
+    (drop(API, "OpenApiVersion"), "Api: SAM gives it a stage that isn't throttled"),
     (put(API, MethodSettings=[]), "Api: isn't throttled"),
     (put(f"{API}.MethodSettings[0]", DataTraceEnabled=True), "Api: logs rows"),
     (put(f"{WORK}.Events.Called.Properties", Auth={"Authorizer": "NONE"}), "Work.Called: has an authorizer"),

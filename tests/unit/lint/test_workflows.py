@@ -14,10 +14,12 @@ from tests.unit.lint.edits import Document, Edit, at, drop, put
 ROOT = Path(__file__).parents[3]
 TEMPLATE = yaml_parse((ROOT / "template.yaml").read_text(encoding="utf-8"))
 WORKFLOWS = {"etl": "Etl", "fan_out": "FanOut", "ingest": "Ingest", "pipeline": "Pipeline"}
-ARN = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:stateMachine:${AWS::StackName}-"
-# Where the two lists of workflows are.
+ARN = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}:"
+MACHINE, RUNS = ARN + "stateMachine:${AWS::StackName}-%s", ARN + "execution:${AWS::StackName}-%s:*"
+# Where the lists of workflows are.
 BATCH_ROLE = "Resources.BatchStateMachineRole.Properties.Policies[0].PolicyDocument.Statement[1].Resource"
-FUNCTION_POLICY = "Resources.RemoteFunctionPolicy.Properties.PolicyDocument.Statement[1].Resource"
+RECORD_ROLE = "Resources.RecordRunFunctionRole.Properties.Policies[0].PolicyDocument.Statement[0].Resource"
+FUNCTION_POLICY = "Resources.RemoteFunctionPolicy.Properties.PolicyDocument.Statement[0].Resource"
 
 
 def findings(
@@ -35,8 +37,8 @@ def findings(
     ]
 
 
-def unlist(path: str, workflow: str) -> Edit:
-    return lambda document: at(document, path).remove({"Fn::Sub": ARN + workflow})
+def unlist(path: str, arn: str) -> Edit:
+    return lambda document: at(document, path).remove({"Fn::Sub": arn})
 
 
 def test_the_projects_workflows_are_complete() -> None:
@@ -66,36 +68,60 @@ def test_a_definition_without_an_input_is_found(name: str) -> None:
 def test_a_definition_without_a_machine_is_found(name: str, prefix: str) -> None:
     assert findings(drop("Resources", f"{prefix}StateMachine")) == [
         f"statemachines/{name}.asl.json: template.yaml doesn't deploy it; add a state machine with "
-        f"DefinitionUri: statemachines/{name}.asl.json and Name: !Sub ${{AWS::StackName}}-{name}"
+        f"DefinitionS3Location: statemachines/{name}.asl.json and "
+        f"StateMachineName: !Sub ${{AWS::StackName}}-{name}"
     ]
 
 
 @pytest.mark.parametrize(("name", "prefix"), [*WORKFLOWS.items(), ("batch", "Batch")])
 @pytest.mark.parametrize("other_name", ["etl-runs", {"Fn::Sub": "${AWS::StackName}-other"}, None])
 def test_a_machine_without_the_expected_name_is_found(name: str, prefix: str, other_name: object) -> None:
-    assert findings(put(f"Resources.{prefix}StateMachine.Properties", Name=other_name)) == [
-        f"template.yaml: {prefix}StateMachine: doesn't have the Name by which Lambdas and roles know it; "
-        f"write Name: !Sub ${{AWS::StackName}}-{name}"
+    assert findings(put(f"Resources.{prefix}StateMachine.Properties", StateMachineName=other_name)) == [
+        f"template.yaml: {prefix}StateMachine: doesn't have the name by which Lambdas and roles know it; "
+        f"write StateMachineName: !Sub ${{AWS::StackName}}-{name}"
     ]
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 @pytest.mark.parametrize(
-    ("path", "problem"),
+    ("path", "arn", "problems"),
     [
-        (BATCH_ROLE, "BatchStateMachineRole: may not start {} for a row of SQL"),
-        (FUNCTION_POLICY, "RemoteFunctionPolicy: may not start {} for run_resume"),
+        (BATCH_ROLE, MACHINE, ["BatchStateMachineRole: may not StartExecution of {} for a row of SQL"]),
+        (BATCH_ROLE, RUNS, ["BatchStateMachineRole: may not DescribeExecution of {} for a row of SQL"]),
+        (RECORD_ROLE, MACHINE, []),
+        (RECORD_ROLE, RUNS, ["RecordRunFunctionRole: may not DescribeExecution of {} for a row's result"]),
+        (
+            FUNCTION_POLICY,
+            MACHINE,
+            ["RemoteFunctionPolicy: may not StartExecution of {} for run_status and run_resume"],
+        ),
+        (
+            FUNCTION_POLICY,
+            RUNS,
+            [
+                "RemoteFunctionPolicy: may not DescribeExecution of {} for run_status and run_resume",
+                "RemoteFunctionPolicy: may not RedriveExecution of {} for run_status and run_resume",
+            ],
+        ),
     ],
 )
-def test_a_machine_that_may_not_be_started_is_found(name: str, path: str, problem: str) -> None:
-    assert findings(unlist(path, name)) == [
-        f"template.yaml: {problem.format(name)}; add to its list of workflows: - !Sub {ARN}{name}"
+def test_a_missing_permission_is_found(name: str, path: str, arn: str, problems: list[str]) -> None:
+    assert findings(unlist(path, arn % name)) == [
+        f"template.yaml: {problem.format(name)}; add to its list of workflows: - !Sub {arn % name}"
+        for problem in problems
     ]
+
+
+def test_the_runs_of_all_stacks_whose_names_begin_alike_are_not_those_of_a_workflow() -> None:
+    def widen(document: Document) -> None:
+        at(document, RECORD_ROLE)[:] = [{"Fn::Sub": RUNS.replace("-%s:", "-*:")}]
+
+    assert len(findings(widen)) == len(WORKFLOWS)
 
 
 def test_a_machine_may_be_listed_by_reference_too() -> None:
     def refer(document: Document) -> None:
-        unlist(BATCH_ROLE, "etl")(document)
+        unlist(BATCH_ROLE, MACHINE % "etl")(document)
         at(document, BATCH_ROLE).append({"Ref": "EtlStateMachine"})
 
     assert findings(refer) == []
@@ -130,8 +156,13 @@ def test_a_new_workflow_is_reported_in_every_place() -> None:
     assert [line.split("; ")[0] for line in lines] == [
         "lambdas/new_one/input.json: there is no statemachines/new_one.asl.json",
         "statemachines/new_one.asl.json: template.yaml doesn't deploy it",
-        "template.yaml: BatchStateMachineRole: may not start new_one for a row of SQL",
-        "template.yaml: RemoteFunctionPolicy: may not start new_one for run_resume",
+        "template.yaml: BatchStateMachineRole: may not StartExecution of new_one for a row of SQL",
+        "template.yaml: BatchStateMachineRole: may not DescribeExecution of new_one for a row of SQL",
+        "template.yaml: RecordRunFunctionRole: may not DescribeExecution of new_one for a row's result",
+        *(
+            f"template.yaml: RemoteFunctionPolicy: may not {action} of new_one for run_status and run_resume"
+            for action in ("StartExecution", "DescribeExecution", "RedriveExecution")
+        ),
         "template.yaml: NewOneStateMachine: no alarm watches its ExecutionsFailed",
         "template.yaml: Outputs: none gives the ARN of NewOneStateMachine",
     ]

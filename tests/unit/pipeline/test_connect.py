@@ -9,8 +9,9 @@ import pytest
 from pipeline import connect
 from tests.unit.fake_aws import CONTEXT, FakeAws
 from tests.unit.fake_aws.invocations import redelivered, sqs_event
+from tests.unit.fake_aws.sqs import CONNECTOR_DEAD_LETTERS
 
-QUEUE = "my-stack-pipeline-sentiment"
+QUEUE = "stack-pipeline_sentiment"
 MESSAGE_ID = sqs_event(QUEUE, "")["Records"][0]["messageId"]
 NOTIFICATION_ID = "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324"
 
@@ -75,24 +76,43 @@ def test_a_name_is_valid_for_an_execution(aws: FakeAws) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "reason"),
+    ("message", "cause"),
     [
-        ("hello", "the message is not JSON"),
-        ("[]", "the message must be a JSON object"),
-        ("{}", "at $"),
-        ('{"request_id": 7}', "at $.request_id"),
-        ('{"request_id": "r-1", "secret": "x"}', "at $"),
-        ('{"request_id": "r-1", "start_at": "language"}', "at $.start_at"),
+        ("hello", "the message is not JSON: Expecting value"),
+        ("[]", 'the message must be a JSON object: {"request_id": "..."}'),
+        ("{}", "at $: 'document' is a required property, or 'request_id'"),
+        ('{"request_id": 7}', "at $.request_id: 7 is not of type 'string'"),
+        ('{"request_id": "r-1", "secret": "x"}', "at $: Additional properties are not allowed"),
+        ('{"request_id": "r-1", "start_at": "language"}', "at $.start_at: this queue starts runs at"),
     ],
 )
 @pytest.mark.parametrize("wrap", [str, published], ids=["queue", "topic"])
-def test_a_malformed_message_is_delivered_again_and_the_others_are_not(
-    aws: FakeAws, reasons: Reasons, wrap: Callable[[str], str], message: str, reason: str
+def test_a_message_that_is_no_input_goes_to_the_dead_letter_queue_with_the_reason(
+    aws: FakeAws, reasons: Reasons, wrap: Callable[[str], str], message: str, cause: str
 ) -> None:
-    assert deliver(wrap(message), '{"request_id": "r-2"}') == [wrap(message)]
+    assert deliver(wrap(message), '{"request_id": "r-2"}') == []
 
     assert [run["request_id"] for run in started(aws).values()] == ["r-2"]
-    assert reasons() == [reason]
+    (dead,) = aws.sqs.sent[CONNECTOR_DEAD_LETTERS]
+    assert dead.body == wrap(message)
+    assert dead.attributes["error"] == "MessageError"
+    assert dead.attributes["cause"].startswith(cause)
+    assert reasons() == [cause.partition(": ")[0]]
+
+
+def test_a_reason_that_a_message_cannot_hold_is_made_readable(aws: FakeAws) -> None:
+    assert deliver('{"request_id": "r-1", "document": {"bell\\u0007": 12345678901234567890}}') == []
+
+    (dead,) = aws.sqs.sent[CONNECTOR_DEAD_LETTERS]
+    assert dead.attributes["cause"].startswith("at $.document.bell?: 12345678901234567890 has more digits")
+
+
+@pytest.mark.parametrize("operation", ["get_queue_url", "send_message"])
+def test_a_message_that_cannot_be_put_there_is_delivered_again(aws: FakeAws, operation: str) -> None:
+    aws.faults.fail(operation, "ThrottlingException")
+
+    assert deliver("hello", '{"request_id": "r-2"}') == ["hello"]
+    assert [run["request_id"] for run in started(aws).values()] == ["r-2"]
 
 
 def test_nothing_of_a_message_is_logged(aws: FakeAws, reasons: Reasons, logged: Callable[[], str]) -> None:

@@ -62,3 +62,14 @@ def test_an_input_too_large_for_the_event_is_read_from_the_execution(aws: FakeAw
     notify.handler(event(input=None), CONTEXT)
 
     assert json.loads(aws.sns.published[0].text)["request_id"] == "r-1"
+
+
+def test_an_event_without_any_of_the_runs_data_is_published_with_that_of_the_execution(aws: FakeAws) -> None:
+    failed = {"error": "ServiceError", "cause": CAUSE}
+    aws.step_functions.add("pipeline", "run-1", "FAILED", {"request_id": "r-1"}, **failed)
+
+    notify.handler(event(input=None, error=None, cause=None), CONTEXT)
+
+    message = json.loads(aws.sns.published[0].text)
+    assert (message["request_id"], message["error"]) == ("r-1", "ServiceError")
+    assert message["cause"] == "sentiment: KeyError: 'x'"

@@ -10,6 +10,7 @@ from core.catalog import read_catalog, read_workflows
 from stepflake.commands.ddl import LOCAL_ROLE_ARN, ddl
 from stepflake.snowflake.client import ExternalFunction, SnowflakeClient
 from stepflake.snowflake.ddl import VARIADIC_ARGUMENTS, external_functions, workflow_functions
+from stepflake.snowflake.declarations import write_function
 from stepflake.snowflake.session import Session
 from stepflake.stack import Stack
 
@@ -55,6 +56,16 @@ def test_a_variadic_function_has_an_overload_for_each_count_of_arguments(tmp_pat
     overloads = functions(tmp_path, f="@remote_function\ndef f(first: str, *rest: Any) -> list[Any]: ...\n")
     assert [len(f.parameters) for f in overloads] == list(range(1, VARIADIC_ARGUMENTS + 2))
     assert overloads[2].signature == "(FIRST VARCHAR, REST_1 VARIANT, REST_2 VARIANT)"
+
+
+def test_the_most_rows_of_a_batch_are_declared_where_the_function_says_so(tmp_path: Path) -> None:
+    (narrow, wide) = functions(
+        tmp_path,
+        narrow="@remote_function()\ndef narrow(text: str) -> str: ...\n",
+        wide="@remote_function(max_batch_rows=900)\ndef wide(text: str) -> str: ...\n",
+    )
+    assert "MAX_BATCH_ROWS" not in write_function(narrow, "api")
+    assert "  MAX_BATCH_ROWS = 900\n" in write_function(wide, "api")
 
 
 def test_a_workflow_is_declared_attached_and_detached(tmp_path: Path) -> None:
