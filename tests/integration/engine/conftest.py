@@ -88,7 +88,7 @@ def deploy(client: Callable[..., Any]) -> Callable[..., str]:
         bundle.writestr(entry, BOOTSTRAP)
 
     def create(handler: str, **configuration: Any) -> str:
-        name = f"{handler.replace('.', '-')}-{next(numbers)}"
+        name: str = configuration.pop("FunctionName", f"{handler.replace('.', '-')}-{next(numbers)}")
         settings = {"Timeout": 20, "MemorySize": 512} | configuration
         functions.create_function(
             FunctionName=name,
