@@ -19,8 +19,6 @@ class Machines:
     def __init__(self, engine: Engine, client: Callable[..., Any]) -> None:
         self.engine = engine
         self.client: SFNClient = client("stepfunctions")
-        # StartSyncExecution has an endpoint of its own on AWS (sync-states...), which does not resolve here.
-        self.client.meta.config.inject_host_prefix = False
         trust = {
             "Effect": "Allow",
             "Principal": {"Service": "states.amazonaws.com"},

@@ -174,6 +174,15 @@ def test_a_history_that_is_full_fails_the_execution(machines: Machines) -> None:
     assert end["redriveStatusReason"] == "Execution history event limit exceeded"
 
 
+def test_an_express_execution_has_no_history_to_fill(machines: Machines) -> None:
+    machine = machines.create({"A": pass_(Next="B"), "B": pass_()}, type="EXPRESS")
+    machines.set(HistoryEvents=2)
+
+    run = machines.client.start_sync_execution(stateMachineArn=machine, input="{}")
+
+    assert run["status"] == "SUCCEEDED"
+
+
 def test_the_parts_of_a_map_fill_its_history(machines: Machines) -> None:
     machines.set(HistoryEvents=50)
     catch = [{"ErrorEquals": ["States.ALL"], "Next": "Caught"}]

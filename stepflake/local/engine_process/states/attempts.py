@@ -60,6 +60,7 @@ class Attempt:
         self.definition = definition
         self._lock = threading.Lock()
         self._is_over = False
+        self._is_express = is_express(execution)
         self._tell: list[Callable[[], None]] = []
         self.root = Flow(self, position, context, previous=len(execution["events"]), parent=parent)
         _running[execution["executionArn"]] = self
@@ -80,7 +81,7 @@ class Attempt:
                 raise StoppedError
             # The history's last place is kept for the event with which the execution ends.
             # https://docs.aws.amazon.com/step-functions/latest/dg/bp-history-limit.html
-            limit = ACCOUNT.value("states.HistoryEvents").size
+            limit = math.inf if self._is_express else ACCOUNT.value("states.HistoryEvents").size
             if len(self.execution["events"]) + 1 < limit:
                 if change is not None:
                     change()
@@ -304,6 +305,11 @@ def current_flow() -> Flow:
     flow = FLOW.get()
     assert flow is not None, "only flows execute states"
     return flow
+
+
+def is_express(execution: Execution) -> bool:
+    """Whether an execution is one of an EXPRESS machine."""
+    return ":express:" in execution["executionArn"]
 
 
 def running_attempt(arn: str) -> Attempt | None:

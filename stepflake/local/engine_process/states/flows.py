@@ -10,7 +10,13 @@ from ministack.services import stepfunctions  # type: ignore[import-untyped]
 
 from stepflake.local.engine_process.account import ACCOUNT
 from stepflake.local.engine_process.states import retries
-from stepflake.local.engine_process.states.attempts import FLOW, Execution, Flow, StoppedError, to_text
+from stepflake.local.engine_process.states.attempts import (
+    FLOW,
+    Flow,
+    StoppedError,
+    is_express,
+    to_text,
+)
 
 logger = logging.getLogger("states")
 
@@ -187,8 +193,3 @@ def count_transition(flow: Flow) -> None:
     """Takes a token for a state transition as soon as there is one: AWS delays them. EXPRESS has no limit."""
     if not is_express(flow.attempt.execution):
         ACCOUNT.wait("states.StateTransition")
-
-
-def is_express(execution: Execution) -> bool:
-    """Whether an execution is one of an EXPRESS machine."""
-    return ":express:" in execution["executionArn"]

@@ -20,6 +20,7 @@ from stepflake.local.engine_process.states.attempts import (
     Attempt,
     Execution,
     StoppedError,
+    is_express,
     running_attempt,
     to_text,
 )
@@ -64,9 +65,8 @@ def start_execution(data: dict[str, Any]) -> Answer:
     except _RefusedError as error:
         return refuse(error.code, str(error))
     prefix = machine["stateMachineArn"].replace(":stateMachine:", ":execution:")
-    is_express = machine.get("type") == "EXPRESS"
     arn = f"{prefix}:{name}"
-    if is_express:
+    if machine.get("type") == "EXPRESS":
         arn = f"{arn.replace(':execution:', ':express:')}:{stepfunctions.new_uuid()}"
     with _lock:
         earlier = stepfunctions._executions.get(arn)
@@ -74,7 +74,7 @@ def start_execution(data: dict[str, Any]) -> Answer:
             execution = new_execution(machine, definition, arn, text)
             attempt = _new_attempt(execution, machine, definition["definition"], Position())
             # An EXPRESS execution cannot be described.
-            if not is_express:
+            if not is_express(execution):
                 stepfunctions._executions[arn] = execution
     if earlier is not None:
         if earlier["status"] == "RUNNING" and earlier["input"] == text:
@@ -239,7 +239,7 @@ def _new_attempt(execution: Execution, machine: Mapping[str, Any], text: str, po
     definition = json.loads(text)
     language = definition.get("QueryLanguage", "JSONPath")
     seconds = definition.get("TimeoutSeconds", math.inf)
-    if ":express:" in execution["executionArn"]:
+    if is_express(execution):
         seconds = min(seconds, MAX_EXPRESS_SECONDS)
     context = machine_context(execution, machine, language)
     return Attempt(execution, text, position, context, seconds=seconds)

@@ -9,8 +9,7 @@ from typing import Any
 
 from ministack.services import eventbridge, stepfunctions  # type: ignore[import-untyped]
 
-from stepflake.local.engine_process.states.attempts import Execution
-from stepflake.local.engine_process.states.flows import is_express
+from stepflake.local.engine_process.states.attempts import Execution, is_express
 from stepflake.local.engine_process.states.redrive import redrive_fields
 
 logger = logging.getLogger("states")
