@@ -47,6 +47,8 @@ def initiate(event: wire.Event, request: wire.Request, execution: str) -> wire.A
     else:
         check_arguments(target, rows)
         batch = function_batch(target, request, rows)
+        if not settings().rows_in_inputs:
+            batch = replace(batch, rows=None)
     if not rows.arguments:
         return wire.answer_result(wire.render_result([]), request)
     if isinstance(batch, FunctionBatch) and batch.rows is None:
@@ -68,10 +70,7 @@ def check_arguments(signature: Signature, rows: wire.Rows) -> None:
 
 
 def function_batch(signature: Signature, request: wire.Request, rows: wire.Rows) -> FunctionBatch:
-    """The batch as the machine gets it: rows inline if they are one chunk and fit the payload, else in S3.
-
-    EventBridge gets the input with every change of the execution's status, so a setting keeps rows out of it.
-    """
+    """The batch as the machine gets it: rows inline if they are one chunk and fit the payload, else in S3."""
     chunks = math.ceil(len(rows.arguments) / signature.chunk_rows)
     batch = FunctionBatch(
         batch_id=request.batch_id,
@@ -83,8 +82,7 @@ def function_batch(signature: Signature, request: wire.Request, rows: wire.Rows)
         function=request.name,
         rows=rows.text,
     )
-    is_inline = settings().rows_in_inputs and chunks == 1 and fits_payload(batch)
-    return batch if is_inline else replace(batch, rows=None)
+    return batch if chunks == 1 and fits_payload(batch) else replace(batch, rows=None)
 
 
 def workflow_batch(workflow: Workflow, request: wire.Request, rows: wire.Rows) -> WorkflowBatch:
