@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint lint-python lint-template unit integration coverage bench lock down clean
+.PHONY: help setup demo test lint lint-python lint-template unit integration coverage bench load lock down clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -51,6 +51,9 @@ coverage: .venv/.ready ## list what the last `make unit` did not cover
 
 bench: .venv/.ready ## compare the stack with the pattern that people copy today
 	@$(BIN)/python -m benchmarks
+
+load: .venv/.ready ## an XL warehouse's batches against AWS's quotas, load and quotas scaled down alike
+	@$(BIN)/python -m benchmarks.load
 
 lock: .venv/.ready ## pin the newest versions that pyproject.toml and lambdas/requirements.in allow
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --all-extras -o requirements.lock

@@ -12,6 +12,7 @@ COMMANDS = {
     "up": "Start a local stack unless it runs, and deploy the current code into it.",
     "down": "Stop a local stack, and delete all that is in it.",
     "status": "Show where a local stack is, and how other tools reach it.",
+    "limits": "List AWS's limits as a local stack has them, and what they refused.",
     "sql": "Run Snowflake SQL on this machine, with calls of the external functions.",
     "ddl": "Print the SQL that declares a stack's functions in Snowflake.",
     "demo": "Bring the stack up, call it from SQL, and show what happened.",

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -14,6 +15,14 @@ from stepflake.progress import console
 from stepflake.stack import Stack
 
 FOLLOW_SECONDS = 0.5
+
+# DescribeExecution is eventually consistent: a run that was just started may not be visible yet.
+VISIBLE_SECONDS = 3.0
+
+# The events of a try that failed.
+_FAILURES = frozenset(
+    f"{call}{end}" for call in ("Task", "LambdaFunction", "Activity") for end in ("Failed", "TimedOut")
+) | {"TaskSubmitFailed", "TaskStartFailed", "LambdaFunctionScheduleFailed", "EvaluationFailed"}
 
 
 class RunsError(UserError):
@@ -98,29 +107,56 @@ def start(stack: Stack, workflow: str, document: Any, name: str | None = None) -
 
 
 def follow(stack: Stack, handle: str) -> Run:
-    """Waits until a run has ended, and shows its current state meanwhile."""
+    """Waits until a run has ended, and shows its current state meanwhile. Raises RunsError."""
     runs = runs_of(stack)
+    visible_by = time.monotonic() + VISIBLE_SECONDS
     with console.status("Starting ...") as status:
-        while (run := runs.find(handle)).is_running:
-            status.update(f"{run.workflow}: {_newest_state(stack, run.arn)} ...")
+        while True:
+            try:
+                run = runs.find(handle)
+            except RunError as error:
+                if time.monotonic() >= visible_by:
+                    raise RunsError(str(error)) from error
+            else:
+                if not run.is_running:
+                    return run
+                status.update(f"{run.workflow}: {_newest_state(stack, run.arn)} ...")
             time.sleep(FOLLOW_SECONDS)
-    return run
 
 
 def entered_states(stack: Stack, handle: str) -> list[dict[str, str]]:
     """The states that a run entered, in order: state, entered, outcome (the error where it failed)."""
     pages = stack.client("stepfunctions").get_paginator("get_execution_history")
+    return states_of([event for page in pages.paginate(executionArn=handle) for event in page["events"]])
+
+
+def states_of(events: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The states that a history's events tell of, as `entered_states` returns them.
+
+    Events of the iterations of a Map and of a Parallel's branches are mixed; each names the one before it.
+    """
     states: list[dict[str, str]] = []
-    for page in pages.paginate(executionArn=handle):
-        for event in page["events"]:
-            if "stateEnteredEventDetails" in event:
-                name = event["stateEnteredEventDetails"]["name"]
-                entered = event["timestamp"].isoformat(timespec="milliseconds")
-                states.append({"state": name, "entered": entered, "outcome": ""})
-            elif "stateExitedEventDetails" in event:
-                _settle(states, event["stateExitedEventDetails"]["name"], "done")
-            elif states and "taskFailedEventDetails" in event:
-                states[-1]["outcome"] = event["taskFailedEventDetails"].get("error", "failed")
+    # By an event's id: the state that it is about.
+    about: dict[int, dict[str, str]] = {}
+    for event in events:
+        state = about.get(event.get("previousEventId", 0))
+        if details := event.get("stateEnteredEventDetails"):
+            entered = event["timestamp"].isoformat(timespec="milliseconds")
+            state = {"state": details["name"], "entered": entered, "outcome": ""}
+            states.append(state)
+        elif details := event.get("stateExitedEventDetails"):
+            if state is None or state["state"] != details["name"]:  # of a Map: the event before is a part's
+                state = _newest_open(states, details["name"])
+            if state is not None:
+                failed = state["outcome"]
+                state["outcome"] = f"done after {failed}" if failed else "done"
+        elif state is not None and event["type"] in _FAILURES:
+            key = f"{event['type'][0].lower()}{event['type'][1:]}EventDetails"
+            state["outcome"] = event.get(key, {}).get("error", "failed")
+        elif state is not None and event["type"].endswith("StateAborted"):
+            state["outcome"] = "stopped"
+        if state is not None:
+            about[event["id"]] = state
     return states
 
 
@@ -131,9 +167,6 @@ def _newest_state(stack: Stack, handle: str) -> str:
     return next((str(details["name"]) for details in entered if details), "starting")
 
 
-def _settle(states: list[dict[str, str]], name: str, outcome: str) -> None:
-    for state in reversed(states):
-        if state["state"] == name and not state["outcome"].startswith("done"):
-            failed = state["outcome"]
-            state["outcome"] = f"{outcome} after {failed}" if failed else outcome
-            return
+def _newest_open(states: list[dict[str, str]], name: str) -> dict[str, str] | None:
+    of_name = (state for state in reversed(states) if state["state"] == name)
+    return next((state for state in of_name if not state["outcome"].startswith("done")), None)

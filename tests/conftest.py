@@ -17,6 +17,9 @@ import urllib3
 
 from stepflake.local import stack as stacks
 from stepflake.local.checkout import local_names
+from stepflake.local.engine import Settings
+from stepflake.local.faults import Faults
+from stepflake.local.limits import Value
 from stepflake.stack import Stack
 from tests.caller import Caller
 from tests.documented_workflow import add_workflow
@@ -29,6 +32,9 @@ PROJECT = ROOT / ".stepflake" / ".tests"
 # Short times, so that timeouts come soon.
 PARAMETERS = {"ProcessTimeoutSeconds": "6", "PostWaitSeconds": "1", "GetWaitSeconds": "2"}
 
+# Comprehend's quota as if it had been raised: in that time 10 calls a second would not score a large batch.
+LIMITS = {"comprehend.BatchDetectSentiment": Value(500, 500)}
+
 # One of the pipeline's services in the template: the tests' own is inserted before it.
 KEYWORDS_LINE = "              - keywords\n"
 
@@ -38,6 +44,12 @@ _NAME_VARIABLE = "STEPFLAKE_SESSION_STACK"
 
 def _quiet(_title: str) -> AbstractContextManager[None]:
     return nullcontext()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fault", action="append", default=[], metavar="KIND=SHARE", help="As of `stepflake up --fault`."
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,7 +63,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Stack:
+def stack(request: pytest.FixtureRequest) -> Stack:
     """The session's stack. If STEPFLAKE_TEST_STACK names one, it stays up for the next session."""
     name = os.environ.get("STEPFLAKE_TEST_STACK") or os.environ[_NAME_VARIABLE]
     lock = ROOT / ".stepflake" / "tests.lock"
@@ -68,7 +80,8 @@ def stack() -> Stack:
         if not copied_for.exists() or copied_for.read_text() != session:
             _copy_project()
             copied_for.write_text(session)
-        local = stacks.up(PROJECT, name, step=_quiet, parameters=PARAMETERS)
+        settings = Settings(limits=LIMITS, faults=Faults.parse(request.config.getoption("--fault")))
+        local = stacks.up(PROJECT, name, step=_quiet, parameters=PARAMETERS, settings=settings)
     # What state machines wait, in Wait states and before a Retry, takes a fiftieth of the time.
     answer = urllib3.request(
         "POST", f"{local.engine.url}/_ministack/config", json={"stepfunctions._SFN_WAIT_SCALE": 0.02}

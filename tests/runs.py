@@ -15,9 +15,12 @@ PATIENCE_SECONDS = 240
 def wait_for(condition: Callable[[], Any], what: str) -> Any:
     """What `condition` returns once that is true; fails the test where it stays false."""
     deadline = time.monotonic() + PATIENCE_SECONDS
+    # DescribeExecution and its like have rates: what takes long is asked for less often.
+    pause = 0.05
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s for {what}"
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.4)
     return value
 
 

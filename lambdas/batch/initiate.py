@@ -11,6 +11,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from batch import api, store, wire
 from batch.errors import BadRequest, BatchConflict, BatchFailed, RequestTooLarge, ResultExpired
 from batch.store import Batch, FunctionBatch, WorkflowBatch
+from batch.waits import Waits
 from core.catalog import Signature, Workflow
 from core.errors import TransientError
 from core.exact_json import Json, dump_json
@@ -22,12 +23,15 @@ logger = Logger()
 # The machine wraps its input for `process`, and the wrapping must fit as well.
 MAX_INLINE_BYTES = MAX_PAYLOAD_BYTES - 4096
 
-# A run adds about 16 events to the batch's history, which has at most 25,000.
+# A run adds about 16 events to the batch's history, a chunk 7, each further attempt 3; it has at most 25,000.
 # https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
 MAX_RUNS = 1000
+MAX_CHUNKS = 1000
 
 # DescribeExecution is called once for a batch that has no result after this time; most have one by then.
 EARLY_SECONDS = 1.0
+
+waits = Waits()
 
 CONFLICT = "this batch id was sent before with other rows; a batch id names one batch"
 
@@ -47,6 +51,7 @@ def initiate(event: wire.Event, request: wire.Request, execution: str) -> wire.A
     else:
         check_arguments(target, rows)
         batch = function_batch(target, request, rows)
+        # EventBridge gets an execution's input with every change of its status.
         if not settings().rows_in_inputs:
             batch = replace(batch, rows=None)
     if not rows.arguments:
@@ -58,7 +63,8 @@ def initiate(event: wire.Event, request: wire.Request, execution: str) -> wire.A
         if result:
             return wire.answer_result(result.body, request)
     logger.info("batch", extra={"rows": batch.row_count, "chunks": batch.chunks})
-    result = await_result(execution, rows.digest)
+    seconds = settings().post_wait_seconds
+    result = waits.wait((request.kind, request.name), seconds, partial(await_result, execution, rows.digest))
     return wire.answer_result(result.body, request) if result else wire.answer_running(execution)
 
 
@@ -70,14 +76,19 @@ def check_arguments(signature: Signature, rows: wire.Rows) -> None:
 
 
 def function_batch(signature: Signature, request: wire.Request, rows: wire.Rows) -> FunctionBatch:
-    """The batch as the machine gets it: rows inline if they are one chunk and fit the payload, else in S3."""
-    chunks = math.ceil(len(rows.arguments) / signature.chunk_rows)
+    """The batch as the machine gets it: rows inline if they are one chunk and fit the payload, else in S3.
+
+    Where the function's chunk_rows would make too many chunks, they are larger.
+    """
+    count = len(rows.arguments)
+    chunk_rows = max(signature.chunk_rows, math.ceil(count / MAX_CHUNKS))
+    chunks = math.ceil(count / chunk_rows)
     batch = FunctionBatch(
         batch_id=request.batch_id,
         query_id=request.query_id,
         digest=rows.digest,
-        row_count=len(rows.arguments),
-        chunk_rows=signature.chunk_rows,
+        row_count=count,
+        chunk_rows=chunk_rows,
         chunks=chunks,
         function=request.name,
         rows=rows.text,
@@ -129,9 +140,8 @@ def fits_payload(batch: Batch) -> bool:
     return len(dump_json(batch.to_input()).encode("utf-8")) <= MAX_INLINE_BYTES
 
 
-def await_result(execution: str, digest: str) -> store.Result | None:
+def await_result(execution: str, digest: str, seconds: float) -> store.Result | None:
     """The result if it is ready in time. Raises BatchFailed where the batch fails within that time."""
-    seconds = settings().post_wait_seconds
     result = api.wait_for_result(execution, min(seconds, EARLY_SECONDS))
     if result is None and seconds > EARLY_SECONDS:
         with suppress(TransientError):

@@ -1,10 +1,13 @@
 """GET /functions/{name} and /workflows/{name}: the result of a batch, or the state of its execution."""
 
+from functools import partial
+
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from batch import api, wire
 from batch.errors import BatchFailed, ResultExpired, UnknownBatch
+from batch.waits import Waits
 from core.errors import TransientError
 from core.executions import describe_execution, execution_arn
 from core.settings import settings
@@ -16,6 +19,8 @@ QUIET_SECONDS = 0.4
 
 # DescribeExecution is eventually consistent: an execution that was just started may not be visible yet.
 VISIBLE_SECONDS = 3.0
+
+waits = Waits()
 
 
 @logger.inject_lambda_context(clear_state=True)
@@ -32,10 +37,13 @@ def poll(request: wire.Request, execution: str) -> wire.Answer:
             running = is_running(request, execution)
         except TransientError:
             return wire.answer_running(execution)
-        seconds = settings().get_wait_seconds if running else 0
-        result = api.wait_for_result(execution, seconds)
-        if result is None and not running:
-            raise ResultExpired(api.EXPIRED)
+        wait = partial(api.wait_for_result, execution)
+        if running:
+            result = waits.wait((request.kind, request.name), settings().get_wait_seconds, wait)
+        else:
+            result = wait(0)
+            if result is None:
+                raise ResultExpired(api.EXPIRED)
     return wire.answer_result(result.body, request) if result else wire.answer_running(execution)
 
 

@@ -7,6 +7,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from batch import store, wire
 from batch.store import FunctionBatch
+from core import deadline
 from core.catalog import read_catalog
 from core.errors import FunctionError, ResultError, reraise_transient
 from core.remote import load_function, run_rows
@@ -34,6 +35,7 @@ class Done(TypedDict):
 @reraise_transient
 def handler(event: Event, context: LambdaContext) -> Done:
     """Stores the chunk's rows, or the whole result where the batch is one chunk. Raises a TaskError."""
+    deadline.begin(context)
     execution, chunk = event["execution"], event["chunk"]
     batch = FunctionBatch.from_input(event["batch"])
     logger.append_keys(execution=execution, chunk=chunk, function=batch.function)

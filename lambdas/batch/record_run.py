@@ -1,5 +1,6 @@
 """One row of a workflow batch: what its run returned, as the row's value."""
 
+import time
 from typing import Any, NotRequired, TypedDict
 
 from aws_lambda_powertools import Logger
@@ -20,7 +21,7 @@ TOO_LONG = (
 
 
 class RunUnfinished(Exception):
-    """A workflow run that an earlier attempt started is still running; the machine retries after a pause."""
+    """A run that an earlier attempt started is still running; the machine asks again after a pause."""
 
 
 class Outcome(TypedDict):
@@ -32,13 +33,17 @@ class Outcome(TypedDict):
 
 
 class Event(TypedDict):
-    """What the batch machine sends for each row. `run`: the name of the row's execution."""
+    """What the batch machine sends for each row. `run`: the name of the row's execution.
+
+    `until`: when to stop asking for the run's end, in milliseconds since 1970. Version 0.1 does not send it.
+    """
 
     execution: str
     batch: dict[str, Any]
     row: int
     run: str
     outcome: Outcome
+    until: NotRequired[float]
 
 
 @logger.inject_lambda_context(clear_state=True)
@@ -48,13 +53,14 @@ def handler(event: Event, context: LambdaContext) -> None:
     batch = WorkflowBatch.from_input(event["batch"])
     logger.append_keys(execution=event["execution"], row=event["row"], workflow=batch.workflow)
     arn = execution_arn(batch.workflow, event["run"])
-    value = row_value(batch, arn, event["outcome"])
+    is_last = time.time() * 1000 >= event.get("until", float("inf"))
+    value = row_value(batch, arn, event["outcome"], is_last=is_last)
     rendered = wire.render_rows([dump_json(value)], event["row"])
     store.store_chunk(event["execution"], batch, event["row"], rendered)
 
 
-def row_value(batch: WorkflowBatch, arn: str, outcome: Outcome) -> Json:
-    """What the SQL user gets for a row.
+def row_value(batch: WorkflowBatch, arn: str, outcome: Outcome, *, is_last: bool) -> Json:
+    """What the SQL user gets for a row. Raises RunUnfinished, unless it is the last time that this is asked.
 
     Where the task failed, the run may nevertheless run or have succeeded: an earlier attempt started it, or
     its output is too large for the task's result. So the run itself is described.
@@ -66,10 +72,10 @@ def row_value(batch: WorkflowBatch, arn: str, outcome: Outcome) -> Json:
     run = describe_execution(arn)
     if run is None:
         return {"error": outcome["error"], "cause": outcome["cause"], "execution": arn}
-    if run.is_running and outcome["error"] == "States.Timeout":
-        return {"error": outcome["error"], "cause": TOO_LONG, "execution": arn}
-    if run.is_running:
+    if run.is_running and not is_last and outcome["error"] != "States.Timeout":
         raise RunUnfinished(f"{arn} is still running")
+    if run.is_running:
+        return {"error": "States.Timeout", "cause": TOO_LONG, "execution": arn}
     if run.status == "SUCCEEDED":
         return run.output
     return {"error": run.error, "cause": run.cause, "execution": arn}

@@ -55,8 +55,11 @@ def sqs() -> "SQSClient":
 
 
 def comprehend() -> Any:
-    """Amazon Comprehend, which computes before it answers."""
-    return _client("comprehend", read_timeout=20)
+    """Amazon Comprehend, which computes before it answers.
+
+    One attempt: `core.sentiment` waits for the quota, and for longer.
+    """
+    return _client("comprehend", read_timeout=20, attempts=1)
 
 
 def _client(service: str, *, read_timeout: int = 5, attempts: int = 3) -> Any:

@@ -40,23 +40,15 @@ class ResultError(TaskError):
     """The remote function returned too few or too many rows, or a value JSON cannot carry."""
 
 
-# Error codes by which AWS services report a throttle or an internal error, some of them with the status 400:
+# Error codes by which AWS services report a throttle, and those of an internal error:
 # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
-TRANSIENT_CODES = frozenset(
+THROTTLE_CODES = frozenset(
     {
-        "InternalError",
-        "InternalFailure",
-        "InternalServerError",
-        "InternalServerException",
         "PriorRequestNotComplete",
         "ProvisionedThroughputExceededException",
         "RequestLimitExceeded",
         "RequestThrottled",
         "RequestThrottledException",
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "ServiceUnavailable",
-        "ServiceUnavailableException",
         "SlowDown",
         "ThrottledException",
         "Throttling",
@@ -65,11 +57,29 @@ TRANSIENT_CODES = frozenset(
         "TransactionInProgressException",
     }
 )
+TRANSIENT_CODES = THROTTLE_CODES | {
+    "InternalError",
+    "InternalFailure",
+    "InternalServerError",
+    "InternalServerException",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "ServiceUnavailable",
+    "ServiceUnavailableException",
+}
 
 
 def is_missing(error: "ClientError") -> bool:
     """Whether S3 has no such object: GET names the reason, HEAD has no body, so there is only the status."""
     return error.response["Error"]["Code"] in ("NoSuchKey", "404")
+
+
+def is_throttle(error: Exception) -> bool:
+    """Whether AWS refused the call only because there were too many."""
+    botocore = sys.modules.get("botocore.exceptions")
+    if botocore is None:
+        return False
+    return isinstance(error, botocore.ClientError) and _code(error) in THROTTLE_CODES
 
 
 def is_transient(error: BaseException) -> bool:
@@ -83,12 +93,16 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, botocore.ClientError):
         # The answer to a HEAD has no body, so its code is only the status: "503".
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        is_named = error.response.get("Error", {}).get("Code") in TRANSIENT_CODES
+        is_named = _code(error) in TRANSIENT_CODES
         return (
             is_named or status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
         )
     network = botocore.HTTPClientError | botocore.ConnectionError | botocore.IncompleteReadError
     return isinstance(error, network)
+
+
+def _code(error: "ClientError") -> str | None:
+    return error.response.get("Error", {}).get("Code")
 
 
 def reraise_transient(function: Callable[P, T]) -> Callable[P, T]:

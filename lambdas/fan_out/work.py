@@ -14,6 +14,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError
 
+from core import deadline
 from core.clients import sqs, task_callbacks
 from core.dead_letters import send_to_dead_letters
 from core.errors import TaskError, is_transient
@@ -42,6 +43,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailure
 
     Tasks on which a worker died come last: another death must not lose the results of the other messages.
     """
+    deadline.begin(context)
     messages = {"Records": sorted(event["Records"], key=last_death)}
     return process_partial_response(messages, work, processor, context)
 

@@ -16,8 +16,8 @@ from core.errors import TaskError, TransientError
 from core.table import Item, delete_if, expires_at, put_if, update_if
 from ingest.landed_objects import Content
 
-# Longer than anything the ingest machine does without renewing: one Task of 300 s and the retries after it.
-LEASE_SECONDS = 600
+# Longer than anything the ingest machine does without renewing: a Task of 300 s, and the waits between tries.
+LEASE_SECONDS = 900
 
 Clock = Callable[[], float]
 

@@ -5,6 +5,7 @@ from typing import NotRequired, TypedDict
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from core import deadline
 from core.errors import reraise_transient
 from core.stored import read_stored
 from ingest.ingestion import IngestResult, ingest
@@ -33,6 +34,7 @@ class Progress(TypedDict):
 @reraise_transient
 def handler(event: Event, context: LambdaContext) -> Progress:
     """Renews the lease, and works while this Lambda has time. Raises LockLost, and what `ingest` raises."""
+    deadline.begin(context)
     logger.append_keys(execution=event["owner"], run_id=event.get("run_id", event["owner"]))
     renew(read_stored(Content, event["object"]["content"]), event["owner"])
     result = ingest(event["object"], lambda: context.get_remaining_time_in_millis() / 1000)

@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from core import deadline
 from core.checkpoints import run_step
 from core.errors import reraise_transient
 from core.services import run_service
@@ -36,6 +37,7 @@ def handler(event: Event, context: LambdaContext) -> Done:
 
     Raises a TaskError, or CheckpointError.
     """
+    deadline.begin(context)
     request_id, service, services = event["request_id"], event["service"], event["services"]
     logger.append_keys(run_id=request_id, pipeline_service=service)
     request = load_request(request_id, services)

@@ -11,7 +11,8 @@ from rich.syntax import Syntax
 from core.runs import Run
 from stepflake.local import stack as local
 from stepflake.local.checkout import DEFAULT_NAME, project_root
-from stepflake.options import name_option
+from stepflake.local.engine import Settings
+from stepflake.options import engine_options, name_option
 from stepflake.progress import output, step
 from stepflake.runs import entered_states, follow, machine_arn, runs_of, start
 from stepflake.snowflake.client import Batch
@@ -53,12 +54,13 @@ POLL_SECONDS = 0.2
 
 @click.command()
 @name_option
-def demo(name: str) -> None:
+@engine_options
+def demo(name: str, settings: Settings) -> None:
     """Bring the local stack up, call it from SQL, run each workflow once, and show what happened.
 
     The stack stays up.
     """
-    stack = local.up(project_root(), name, step=step).stack
+    stack = local.up(project_root(), name, step=step, settings=settings).stack
     started = time.monotonic()
     for title, show_it in {
         "A query, answered by a remote function": show_query,
@@ -131,7 +133,7 @@ def show_etl(stack: Stack) -> None:
     )
     stopped = runs_of(stack).find(handle)
     output.print(f"{stopped.name}: {stopped.status} in the wait after Extract")
-    output.print("Now resumed: Extract answers from its checkpoint, and the time already waited counts.")
+    output.print("Now resumed: it continues in that wait, and the time already waited counts.")
     resumed = runs_of(stack).resume(handle)
     show_run(stack, finish(stack, resumed.arn))
 

@@ -10,8 +10,8 @@ import click
 from stepflake.commands.status import show
 from stepflake.local import stack as local
 from stepflake.local.checkout import project_root
-from stepflake.local.engine import Engine, EngineError
-from stepflake.options import name_option
+from stepflake.local.engine import Engine, EngineError, Settings
+from stepflake.options import engine_options, name_option
 from stepflake.progress import console, step
 
 
@@ -22,11 +22,12 @@ from stepflake.progress import console, step
 @click.option(
     "--parameter", "parameters", multiple=True, metavar="KEY=VALUE", help="Set a parameter of the template."
 )
-def up(name: str, detach: bool, port: int | None, parameters: tuple[str, ...]) -> None:
+@engine_options
+def up(name: str, detach: bool, port: int | None, parameters: tuple[str, ...], settings: Settings) -> None:
     """Start a local stack unless it runs, and deploy the current code into it.
 
     Without --detach, waits for Ctrl-C and then stops the stack; where the stack ran already, deploys and
-    returns.
+    returns. Limits and faults of a stack that runs stay as they are, except for those that are named.
     """
     for parameter in parameters:
         if "=" not in parameter:
@@ -40,6 +41,7 @@ def up(name: str, detach: bool, port: int | None, parameters: tuple[str, ...]) -
         step=step,
         port=port,
         parameters=dict(parameter.split("=", 1) for parameter in parameters),
+        settings=settings,
     )
     if not brought_up.started:
         console.print(f"The stack {name!r} was up already.", highlight=False)

@@ -17,14 +17,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from stepflake.errors import UserError
+from stepflake.local.faults import Faults
+from stepflake.local.limits import Value
 
 HOST = "127.0.0.1"
 REGION = "us-east-1"
+
+# Where the engine's limits and faults are read and changed (`engine_process.front`).
+SETTINGS_PATH = "/_stepflake/settings"
 
 # The environment variable from which the Lambdas' bootstrap reads to which engine they belong.
 STATE_VARIABLE = "STEPFLAKE_STATE"
@@ -50,6 +55,23 @@ class EngineError(UserError):
 
 class PortTakenError(EngineError):
     """Something else listens on the port that was asked for."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to change of an engine's limits and faults. None: `has_limits` and `faults` stay as they are."""
+
+    has_limits: bool | None = None
+    limits: Mapping[str, Value] = field(default_factory=dict)
+    faults: Faults | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        document: dict[str, Any] = {"limits": {name: asdict(value) for name, value in self.limits.items()}}
+        if self.has_limits is not None:
+            document["enabled"] = self.has_limits
+        if self.faults is not None:
+            document["faults"] = self.faults.to_json()
+        return document
 
 
 @dataclass(frozen=True)
@@ -147,12 +169,35 @@ class Engine:
 
     def is_healthy(self) -> bool:
         """Whether it answers its health check."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
         try:
-            connection.request("GET", "/_ministack/health")
-            return connection.getresponse().status == http.HTTPStatus.OK
+            return self._request("GET", "/_ministack/health")[0] == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException):
             return False
+
+    def configure(self, settings: Settings) -> None:
+        """Changes its limits and faults, while it runs. Raises EngineError."""
+        self._settings("PUT", json.dumps(settings.to_json()))
+
+    def settings(self) -> dict[str, Any]:
+        """`enabled`, `limits` (each with what it allowed and refused) and `faults`. Raises EngineError."""
+        return self._settings("GET")
+
+    def _settings(self, method: str, body: str | None = None) -> dict[str, Any]:
+        try:
+            status, answer = self._request(method, SETTINGS_PATH, body)
+        except (OSError, http.client.HTTPException) as error:
+            raise EngineError(f"The engine does not answer on {self.url}: {error}") from error
+        if status != http.HTTPStatus.OK:
+            raise EngineError(f"The engine refused {method} {SETTINGS_PATH}: {answer.decode()}")
+        document: dict[str, Any] = json.loads(answer)
+        return document
+
+    def _request(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
+        try:
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
         finally:
             connection.close()
 

@@ -16,7 +16,7 @@ from stepflake.local.checkout import (
     state_directory,
 )
 from stepflake.local.deploy import Step, deploy
-from stepflake.local.engine import REGION, Engine
+from stepflake.local.engine import REGION, Engine, Settings
 from stepflake.stack import Stack, StackError
 
 
@@ -36,11 +36,13 @@ def up(
     step: Step,
     port: int | None = None,
     parameters: Mapping[str, str] | None = None,
+    settings: Settings | None = None,
 ) -> LocalStack:
     """Brings the local stack up: an engine, unless it runs, and the checkout's current code deployed into it.
 
-    `parameters`: of the template, in addition to samconfig.toml's [local]. Raises CatalogError before it
-    starts anything; StackError or EngineError, after stopping the engine if it started it.
+    `parameters`: of the template, in addition to samconfig.toml's [local]. `settings`: of the engine, which
+    otherwise starts with AWS's limits and no faults. Raises CatalogError before it starts anything;
+    StackError or EngineError, after stopping the engine if it started it.
     """
     # An invalid remote function or input.json, once deployed, would fail every request.
     read_catalog(root / "lambdas" / "functions", diagnostics=True)
@@ -57,6 +59,7 @@ def up(
             with step("Starting the engine"):
                 engine = Engine.start(state, port=port)
         try:
+            engine.configure(settings or Settings())
             stack = deploy(root, built, engine, parameters or {}, step)
         except BaseException:
             if started:
@@ -98,10 +101,16 @@ def _stop(state: Path) -> bool:
 def find_local(name: str = DEFAULT_NAME, root: Path | None = None) -> Stack:
     """The local stack of this name, of the checkout `root`. Raises StackError where it does not run."""
     root = root or project_root()
-    engine = Engine.find(state_directory(root, name))
+    engine = find_local_engine(name, root)
+    return Stack.describe(local_config(root)["stack_name"], REGION, endpoint=engine.url)
+
+
+def find_local_engine(name: str = DEFAULT_NAME, root: Path | None = None) -> Engine:
+    """The engine of the local stack of this name. Raises StackError where it does not run."""
+    engine = Engine.find(state_directory(root or project_root(), name))
     if engine is None:
         option = "" if name == DEFAULT_NAME else f" --name {name}"
         raise StackError(
             f"The local stack {name!r} is not running; start it with: stepflake up --detach{option}"
         )
-    return Stack.describe(local_config(root)["stack_name"], REGION, endpoint=engine.url)
+    return engine

@@ -365,6 +365,11 @@ PERMISSIONS = [
     ("CollectFunctionRole", "states:StartExecution", MACHINE, False),
     ("BatchStateMachineRole", "lambda:InvokeFunction", ANY_FUNCTION, False),
     ("BatchStateMachineRole", "s3:GetObject", RESULT, False),
+    ("BatchStateMachineRole", "states:DescribeExecution", RUN, True),
+    ("BatchStateMachineRole", "states:StopExecution", RUN, False),
+    ("ServiceFunctionRole", "comprehend:BatchDetectSentiment", "*", True),
+    ("WorkFunctionRole", "comprehend:BatchDetectSentiment", "*", True),
+    ("CollectFunctionRole", "comprehend:BatchDetectSentiment", "*", False),
     *(
         permission
         for role in (

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stepflake.runs import runs_of
 from stepflake.stack import Stack
 from tests.runs import Run, end_of, wait_for
 
@@ -166,6 +167,13 @@ def test_results_too_large_for_the_output_are_only_in_s3(fan_out: FanOut) -> Non
     assert fan_out.lines(run.output["results_key"]) == [checked(name) for name in names]
 
 
+def test_a_service_that_calls_comprehend_may_do_so(fan_out: FanOut) -> None:
+    run = fan_out.run({"names": [{"text": "I am happy"}, {"text": "so sad"}], "service": "sentiment"})
+
+    assert run.status == "SUCCEEDED", run
+    assert [result["label"] for result in run.output["results"]] == ["Positive", "Negative"]
+
+
 def test_no_tasks_give_no_results(fan_out: FanOut) -> None:
     run = fan_out.run({"names": []})
 
@@ -248,8 +256,9 @@ def test_tasks_whose_worker_died_run_again_and_only_those_that_kill_it_fail(
     assert dead == {0: fatal, 5: poison}
 
 
-def test_a_poison_task_fails_the_run_with_its_reason_and_only_it_is_resumed(
-    fan_out: FanOut, key: str
+@pytest.mark.parametrize("how", ["started again", "resumed"])
+def test_a_poison_task_fails_the_run_with_its_reason_and_only_it_is_run_again(
+    fan_out: FanOut, key: str, how: str
 ) -> None:
     run_input = {
         "names": [trouble(f"{key}-well", "", 0), trouble(f"{key}-poison", "raise", 1)],
@@ -257,13 +266,36 @@ def test_a_poison_task_fails_the_run_with_its_reason_and_only_it_is_resumed(
         "run_id": key,
     }
 
-    failed = fan_out.run(run_input)
-    resumed = fan_out.run(run_input)
+    handle = fan_out.start(run_input)
+    failed = fan_out.finish(handle)
+    if how == "resumed":
+        assert runs_of(fan_out.stack).resume(handle).arn == handle
+        resumed = fan_out.finish(handle)
+    else:
+        resumed = fan_out.run(run_input)
 
     assert (failed.status, failed.error) == ("FAILED", "TaskFailed")
     assert "1 of 2 tasks failed; the first is task 1: ServiceError: unstable: ValueError" in failed.cause
     assert (resumed.status, resumed.output["results"]) == ("SUCCEEDED", [1, 2])
     assert fan_out.calls(f"{key}-well") == 1
+
+
+def test_a_group_has_a_history_of_its_own_with_eight_events_for_each_task(fan_out: FanOut) -> None:
+    """What tests/unit/fan_out/test_size.py reckons with."""
+    client = fan_out.stack.client("stepfunctions")
+    handle = fan_out.start({"names": [{"name": name} for name in "abc"]})
+    assert fan_out.finish(handle).status == "SUCCEEDED"
+    (run,) = client.list_map_runs(executionArn=handle)["mapRuns"]
+    (group,) = client.list_executions(mapRunArn=run["mapRunArn"])["executions"]
+
+    events = client.get_execution_history(executionArn=group["executionArn"])["events"]
+
+    kinds = [event["type"] for event in events]
+    task = ["MapIterationStarted", "TaskStateEntered", "TaskScheduled", "TaskStarted", "TaskSubmitted"]
+    task += ["TaskSucceeded", "TaskStateExited", "MapIterationSucceeded"]
+    around = ["ExecutionStarted", "MapStateEntered", "MapStateStarted"]
+    around += ["MapStateSucceeded", "MapStateExited", "ExecutionSucceeded"]
+    assert sorted(kinds) == sorted(around + task * 3)
 
 
 def test_a_run_id_is_bound_to_its_tasks(fan_out: FanOut, key: str) -> None:

@@ -3,7 +3,9 @@
 The workflow is mostly the pipeline with the tests' own service `unstable` in it, which fails on demand.
 """
 
+import gzip
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from stepflake.commands import runs as runs_command
 from stepflake.runs import machine_arn
 from stepflake.snowflake.session import Session, SqlError, session_on
 from stepflake.stack import Stack
+from tests import turns
 from tests.caller import Caller, Response, new_batch_id
 from tests.runs import wait_for
 
@@ -55,6 +58,13 @@ class Sql:
             f"the end of {handle}",
         )
         return status
+
+
+@pytest.fixture(autouse=True)
+def services_work(stack: Stack) -> Iterator[None]:
+    """No test in the other process breaks the pipeline's Lambda meanwhile."""
+    with turns.together():
+        yield
 
 
 @pytest.fixture
@@ -132,6 +142,52 @@ def test_a_duplicate_post_starts_no_second_run(stack: Stack, caller: Caller) -> 
     ]
     assert post(0).values == answer.values
     assert [len(started(stack, "pipeline", document)) for document in documents] == [1, 1]
+
+
+def test_rows_that_the_time_of_a_batch_is_too_short_for_say_so_and_their_runs_continue(
+    stack: Stack, waiting: dict[str, Any]
+) -> None:
+    client = stack.client("stepfunctions")
+    machine = client.describe_state_machine(stateMachineArn=stack.outputs["BatchStateMachineArn"])
+    # The same machine, where runs have 8 s instead of 560 and are not started in the last 4, two at a time.
+    definition = (
+        machine["definition"].replace("+ 560000", "+ 8000").replace("$millis() + 10000", "$millis() + 4000")
+    )
+    definition = re.sub(r'"MaxConcurrency": "\{% \d+ %\}"', '"MaxConcurrency": 2', definition)
+    name = f"hurried-{uuid.uuid4().hex}"
+    hurried = client.create_state_machine(name=name, definition=definition, roleArn=machine["roleArn"])
+    batch = {
+        "batch_id": name,
+        "query_id": "q",
+        "digest": "d",
+        "row_count": 3,
+        "chunk_rows": 1,
+        "chunks": 3,
+        "workflow": "etl",
+        "documents": [waiting] * 3,
+        "detached": False,
+    }
+
+    execution = client.start_execution(
+        stateMachineArn=hurried["stateMachineArn"], name=name, input=json.dumps(batch)
+    )["executionArn"]
+    ended = wait_for(
+        lambda: (
+            described
+            if (described := client.describe_execution(executionArn=execution))["status"] != "RUNNING"
+            else None
+        ),
+        "the end of the batch",
+    )
+
+    assert ended["status"] == "SUCCEEDED", ended
+    key = f"batches/{name}/result.json.gz"
+    body = stack.client("s3").get_object(Bucket=stack.outputs["Bucket"], Key=key)["Body"].read()
+    values = [value for _, value in json.loads(gzip.decompress(body))["data"]]
+    assert [value["error"] for value in values] == ["States.Timeout", "States.Timeout", "RunNotStarted"]
+    for value in values[:2]:
+        assert client.describe_execution(executionArn=value["execution"])["status"] == "RUNNING"
+    assert len(started(stack, "etl", waiting)) == 2
 
 
 # --- what is refused ---
@@ -220,12 +276,12 @@ def test_detached_rows_are_handles_to_follow_and_to_resume(sql: Sql) -> None:
     assert output["document"]["text"] == "I love it"
     assert error == {"error": "ServiceError", "cause": failed["cause"], "execution": bad}
 
-    (resumed,) = sql.query("run_resume", bad)
-    assert sql.query("run_resume", bad) == [resumed]
-    assert sql.end(resumed)["status"] == "SUCCEEDED"
-    (output,) = sql.query("run_result", resumed)
-    assert statuses(output) == ["finished before", "finished before", "run", "run"]
-    assert sql.query("run_resume", bad) == [resumed]
+    assert sql.query("run_resume", bad) == [bad]
+    assert sql.end(bad)["status"] == "SUCCEEDED"
+    (output,) = sql.query("run_result", bad)
+    assert statuses(output) == ["run"] * 4
+    with pytest.raises(SqlError, match="succeeded; there is nothing to resume"):
+        sql.query("run_resume", bad)
 
 
 def test_a_detached_run_that_waits_has_no_result_yet(sql: Sql, stack: Stack, waiting: dict[str, Any]) -> None:
@@ -240,10 +296,9 @@ def test_a_detached_run_that_waits_has_no_result_yet(sql: Sql, stack: Stack, wai
     assert sql.query("run_result", handle) == [
         {"error": "Stopped", "cause": "maintenance", "execution": handle}
     ]
-    (resumed,) = sql.query("run_resume", handle)
-    assert resumed != handle
-    run_id = handle.rpartition(":")[2]
-    assert len(started(stack, "etl", {**waiting, "run_id": run_id})) == 1
+    assert sql.query("run_resume", handle) == [handle]
+    assert sql.query("run_status", handle)[0]["status"] == "RUNNING"
+    assert len(started(stack, "etl", waiting)) == 1
 
 
 def test_an_invalid_handle_is_its_row_s_error(sql: Sql) -> None:
@@ -306,18 +361,24 @@ def test_a_run_is_started_shown_and_resumed_from_a_terminal(terminal: Terminal) 
     assert "ServiceError" in terminal.call("show", name).stdout
 
     resumed = terminal.call("resume", name)
-    assert f"{name} is resumed as {name}-r1" in resumed.stderr
+    assert f"{name} is resumed\n" in resumed.stderr
     document = json.loads(resumed.stdout.partition("\n")[2])
-    assert statuses(document) == ["finished before", "finished before", "run", "run"]
-    assert terminal.json("show", f"{name}-r1")["output"] == document
-    nothing = terminal.call("resume", f"{name}-r1", exit_code=1)
+    assert statuses(document) == ["run"] * 4
+    again = terminal.json("show", name)
+    assert (again["output"], again["status"], again["error"]) == (document, "SUCCEEDED", None)
+    assert again["states"][: len(shown["states"]) - 1] == shown["states"][:-1]
+    assert again["states"][len(shown["states"]) - 1]["outcome"] == "done after ServiceError"
+    assert {state["outcome"] for state in again["states"]} == {"done", "done after ServiceError"}
+    nothing = terminal.call("resume", name, exit_code=1)
     assert "succeeded; there is nothing to resume" in nothing.stderr
 
+    other = f"terminal-{uuid.uuid4().hex}"
+    terminal.call("start", "pipeline", json.dumps(review(fails=1)), "--run", other, exit_code=1)
     listed = {run["run"]: run for run in terminal.json("list", "pipeline", "--limit", "1000")}
-    assert (listed[name]["status"], listed[f"{name}-r1"]["status"]) == ("FAILED", "SUCCEEDED")
+    assert (listed[name]["status"], listed[other]["status"]) == ("SUCCEEDED", "FAILED")
     assert terminal.json("show", listed[name]["handle"])["handle"] == shown["handle"]
     every = terminal.json("list", "--status", "FAILED")
-    assert name in [run["run"] for run in every]
+    assert other in [run["run"] for run in every]
     assert {run["status"] for run in every} == {"FAILED"}
     assert [run["started"] for run in every] == sorted((run["started"] for run in every), reverse=True)
     assert name in terminal.call("list", "pipeline", "--limit", "1000").stdout
@@ -332,9 +393,10 @@ def test_a_run_is_stopped_and_resumed_from_a_terminal(terminal: Terminal, waitin
     shown = terminal.json("show", handle)
     assert (shown["status"], shown["error"], shown["cause"]) == ("ABORTED", "Stopped", "enough")
     assert "is not running: ABORTED" in terminal.call("stop", name, exit_code=1).stderr
-    resumed = terminal.call("resume", name, "--no-wait").stdout.strip()
-    assert terminal.json("show", resumed)["input"] == {**waiting, "run_id": name}
-    assert terminal.call("resume", name, "--no-wait").stdout.strip() == resumed
+    assert terminal.call("resume", name, "--no-wait").stdout.strip() == handle
+    shown = terminal.json("show", handle)
+    assert (shown["status"], shown["error"], shown["input"]) == ("RUNNING", None, waiting)
+    assert terminal.call("resume", name, "--no-wait").stdout.strip() == handle
 
 
 @pytest.mark.parametrize(

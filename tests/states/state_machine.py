@@ -8,8 +8,10 @@ evaluates no Arguments, Output or Assign of a Task and takes no Map or Parallel;
 then return.
 """
 
+import contextlib
 import json
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mypy_boto3_stepfunctions import SFNClient
+from mypy_boto3_stepfunctions.type_defs import GetActivityTaskOutputTypeDef
 
 MACHINES = Path(__file__).parents[2] / "statemachines"
 # The token in a Task's `.waitForTaskToken` arguments, since an activity has none.
@@ -29,15 +32,30 @@ _NUMBER = "2"
 _MAX_RUN_SECONDS = 60
 
 
-# What every machine retries: transient errors, and a Lambda process that ended or ran out of time.
+# What every machine retries: transient errors, a Lambda process that ended or ran out of time, and an account
+# whose concurrency is in use.
 TRANSIENT = [
     "TransientError",
     "Lambda.ServiceException",
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",
-    "Lambda.TooManyRequestsException",
 ]
-DIED = ["States.Timeout", "Sandbox.Timedout", "Runtime.ExitError", "Lambda.Unknown"]
+DIED = [
+    "States.Timeout",
+    "Lambda.ClientExecutionTimeoutException",
+    "Lambda.Unknown",
+    "Sandbox.Timedout",
+    "Runtime.ExitError",
+    "Runtime.OutOfMemory",
+    "Runtime.Unknown",
+]
+THROTTLED = "Lambda.TooManyRequestsException"
+# Final, although Lambda reports them as it does a process that ended: the code cannot be loaded.
+UNLOADABLE = [
+    "Runtime.ImportModuleError",
+    "Runtime.HandlerNotFound",
+    "Runtime.UserCodeSyntaxError",
+]
 
 
 @dataclass(frozen=True)
@@ -50,10 +68,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Task:
-    """One attempt at a Task: its state, and its Arguments as they were evaluated."""
+    """One attempt at a Task: its state, its Arguments and its TimeoutSeconds as they were evaluated."""
 
     state: str
     arguments: Any
+    timeout: float
 
 
 Answer = Any  # a result as the service gives it, or a Failure
@@ -85,6 +104,10 @@ class Run:
     def attempts(self, state: str) -> list[Any]:
         """The arguments of each attempt at `state`, in the order in which they were made."""
         return [task.arguments for task in self.tasks if task.state == state]
+
+    def timeouts(self, state: str) -> list[float]:
+        """The TimeoutSeconds of each attempt at `state`, in the order in which they were made."""
+        return [task.timeout for task in self.tasks if task.state == state]
 
 
 def lambda_result(payload: Any) -> dict[str, Any]:
@@ -198,27 +221,29 @@ class StateMachine:
             "executionArn"
         ]
         deadline = time.monotonic() + _MAX_RUN_SECONDS
+        work = threading.Thread(target=worker.answer_all, daemon=True)
+        work.start()
         try:
-            while True:
-                described = self.client.describe_execution(executionArn=execution)
-                events = self._events(execution)
-                worker.answer(sum(event["type"] == "TaskScheduled" for event in events))
-                if described["status"] != "RUNNING":
-                    break
+            while (described := self.client.describe_execution(executionArn=execution))[
+                "status"
+            ] == "RUNNING":
+                worker.check()
                 assert time.monotonic() < deadline, f"still running; tasks so far: {worker.tasks}"
                 time.sleep(0.005)
+            events = self._events(execution)
         except BaseException:
             self.client.stop_execution(executionArn=execution)
             raise
         finally:
             self.client.delete_state_machine(stateMachineArn=machine)
             self.client.delete_activity(activityArn=activity)
+            work.join()
         return Run(
             status=described["status"],
             path=[
                 event["stateEnteredEventDetails"]["name"]
                 for event in events
-                if "stateEnteredEventDetails" in event
+                if event.get("stateEnteredEventDetails", {}).get("name") in self.definition["States"]
             ],
             tasks=worker.tasks,
             output=json.loads(described["output"]) if described["status"] == "SUCCEEDED" else None,
@@ -233,20 +258,40 @@ class StateMachine:
 
 @dataclass
 class _Worker:
-    """Takes the tasks of one activity and answers them."""
+    """Takes the tasks of one activity and answers them. `failure`: why it stopped before the end."""
 
     client: SFNClient
     activity: str
     answers: Mapping[str, Answers]
     tasks: list[Task] = field(default_factory=list)
+    failure: BaseException | None = None
 
-    def answer(self, scheduled: int) -> None:
-        """Take tasks until as many have been answered as were `scheduled`."""
-        while len(self.tasks) < scheduled:
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self.failure is not None:
+            raise self.failure
+
+    def answer_all(self) -> None:
+        """Take tasks until the activity is deleted."""
+        try:
+            while (taken := self._take()) is not None:
+                self._answer(taken)
+        except BaseException as error:  # noqa: BLE001 - raised by the thread that waits for the run
+            self.failure = error
+
+    def _take(self) -> GetActivityTaskOutputTypeDef | None:
+        try:
             taken = self.client.get_activity_task(activityArn=self.activity)
-            sent = json.loads(taken["input"])
-            self.tasks.append(Task(sent["state"], sent["arguments"]))
-            answer = self._answer_to(self.tasks[-1])
+        except self.client.exceptions.ActivityDoesNotExist:
+            return None
+        return taken if taken.get("taskToken") else None
+
+    def _answer(self, taken: GetActivityTaskOutputTypeDef) -> None:
+        sent = json.loads(taken["input"])
+        self.tasks.append(Task(sent["state"], sent["arguments"], sent["timeout"]))
+        answer = self._answer_to(self.tasks[-1])
+        # Where another part of its Map or Parallel has failed, a task is not waited for any more.
+        with contextlib.suppress(self.client.exceptions.TaskTimedOut):
             if isinstance(answer, Failure):
                 self.client.send_task_failure(
                     taskToken=taken["taskToken"], error=answer.error, cause=answer.cause
@@ -293,4 +338,7 @@ def _with_activity(name: str, state: Mapping[str, Any], activity: str) -> Mappin
         return state
     arguments = json.dumps(state.get("Arguments", "{% $states.input %}"))
     arguments = arguments.replace("$states.context.Task.Token", f"'{TASK_TOKEN}'")
-    return {**state, "Resource": activity, "Arguments": {"state": name, "arguments": json.loads(arguments)}}
+    sent = {"state": name, "arguments": json.loads(arguments), "timeout": state["TimeoutSeconds"]}
+    # An activity's own time limit would begin only when it is taken, and the test takes it at once.
+    without_timeout = {field: value for field, value in state.items() if field != "TimeoutSeconds"}
+    return {**without_timeout, "Resource": activity, "Arguments": sent}

@@ -1,15 +1,31 @@
 """Every path of the machine `batch`: one chunk, several, workflows, and each class of errors."""
 
+import json
+import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.states.state_machine import DIED, TRANSIENT, Failure, StateMachine, lambda_result
+from tests.states.state_machine import (
+    DIED,
+    THROTTLED,
+    TRANSIENT,
+    UNLOADABLE,
+    Failure,
+    StateMachine,
+    lambda_result,
+)
 
-FINAL = ["FunctionError", "States.DataLimitExceeded", "Lambda.ResourceNotFoundException"]
-STEP_FUNCTIONS = ["StepFunctions.SdkClientException", "StepFunctions.ThrottlingException"]
+FINAL = ["FunctionError", "States.DataLimitExceeded", "Lambda.ResourceNotFoundException", *UNLOADABLE]
+# A throttled StartExecution has no name of its own.
+STEP_FUNCTIONS = [
+    "StepFunctions.SdkClientException",
+    "StepFunctions.AWSStepFunctionsException",
+    "StepFunctions.ExecutionLimitExceededException",
+]
 
 # How often each Task is retried for an error, and the state after that.
 RETRIES = [
@@ -17,9 +33,10 @@ RETRIES = [
     *[(state, error, 1, "FAILED") for state in ("Process", "Process chunk") for error in DIED],
     *[("Collect", error, 4, "FAILED") for error in TRANSIENT + DIED],
     *[("Record", error, 5, "FAILED") for error in TRANSIENT + DIED],
-    ("Record", "RunUnfinished", 60, "FAILED"),
-    *[("Start run", error, 5, "CAUGHT_ERROR") for error in ["States.Timeout", *STEP_FUNCTIONS]],
-    *[("Run", error, 5, "CAUGHT_ERROR") for error in STEP_FUNCTIONS],
+    ("Record", "RunUnfinished", 200, "FAILED"),
+    *[(state, THROTTLED, 30, "FAILED") for state in ("Process", "Process chunk", "Collect", "Record")],
+    *[("Start run", error, 4, "CAUGHT_ERROR") for error in ["States.Timeout", *STEP_FUNCTIONS]],
+    *[("Run", error, 4, "CAUGHT_ERROR") for error in STEP_FUNCTIONS],
 ]
 # Not retried, because Record describes the run itself.
 UNCLEAR = [
@@ -93,7 +110,7 @@ def test_several_chunks_are_each_processed_once_and_then_collected(batch: StateM
     execution = collect["Payload"]["execution"]
     assert collect == {
         "FunctionName": "CollectFunctionArn",
-        "Payload": {"execution": execution, "batch": rows(chunks)},
+        "Payload": {"execution": execution, "batch": rows(chunks), "not_started": []},
     }
     assert sorted(run.attempts("Process chunk"), key=chunk_of) == [
         {
@@ -204,6 +221,7 @@ def test_each_row_of_a_workflow_is_a_run_whose_output_is_recorded(batch: StateMa
     [collect] = run.attempts("Collect")
     execution = collect["Payload"]["execution"]
     assert collect["Payload"]["batch"] == documents(INPUTS, detached=False)
+    assert collect["Payload"]["not_started"] == []
     assert sorted(run.attempts("Run"), key=lambda call: call["Name"]) == [
         {"StateMachineArn": "StateMachinePrefixpipeline", "Name": f"{execution}-{row}", "Input": document}
         for row, document in enumerate(INPUTS)
@@ -215,6 +233,7 @@ def test_each_row_of_a_workflow_is_a_run_whose_output_is_recorded(batch: StateMa
             "row": row,
             "run": f"{execution}-{row}",
             "outcome": {"output": {"got": document}},
+            "until": run.attempts("Record")[0]["Payload"]["until"],
         }
         for row, document in enumerate(INPUTS)
     ]
@@ -287,3 +306,80 @@ def test_record_waits_for_a_run_that_is_unfinished(batch: StateMachine) -> None:
     assert (run.status, run.output) == ("SUCCEEDED", {"rows": 1})
     assert len(run.attempts("Run")) == 1
     assert run.attempts("Record") == [run.attempts("Record")[0]] * 3
+
+
+# --- the time that the rows of a workflow have ---
+
+
+def execution(batch_input: dict[str, Any], *, age: float, redriven: float | None = None) -> dict[str, Any]:
+    """What the context says of an execution that is `age` seconds old, and of its redrive."""
+    then = datetime.now(UTC)
+    times = {"StartTime": age} if redriven is None else {"StartTime": age, "RedriveTime": redriven}
+    return {
+        "Execution": {
+            "Input": batch_input,
+            **{name: (then - timedelta(seconds=ago)).isoformat() for name, ago in times.items()},
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows_in_batch", "concurrency", "last"),
+    [(3, "20", 550), (1000, "20", 547), (1000, "1", 500)],
+)
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_run_is_only_started_while_there_is_time_for_it(
+    machine: Callable[..., StateMachine], rows_in_batch: int, concurrency: str, last: int, detached: bool
+) -> None:
+    batch = machine("batch", MapConcurrency=concurrency)
+    batch_input = documents([{}] * rows_in_batch, detached=detached)
+    item = {"row": 1, "run": "r-1", "document": {}}
+
+    def where_to(age: float, redriven: float | None = None) -> str | None:
+        context = execution(batch_input, age=age, redriven=redriven)
+        return batch.test("In time?", item, context=context).next_state
+
+    start = "Start run" if detached else "Run"
+    assert [where_to(age) for age in (0, last - 30, last + 1, 599)] == [start, start, *["Not started"] * 2]
+    assert where_to(99_999, redriven=0) == start
+    assert where_to(99_999, redriven=last + 1) == "Not started"
+
+
+def test_a_run_and_the_search_for_its_end_are_over_before_the_batch_is(batch: StateMachine) -> None:
+    answers = {"Run": {"Output": 1}, "Record": lambda_result(None), "Collect": lambda_result({})}
+    began = time.time()
+
+    run = batch.run(documents(INPUTS, detached=False), answers)
+
+    ended = time.time()
+    limit, limits = batch.definition["TimeoutSeconds"], run.timeouts("Run")
+    assert len(limits) == 3
+    assert all(limit - 42 - (ended - began) < seconds < limit - 40 for seconds in limits), limits
+    assert all(float(seconds).is_integer() for seconds in limits)
+    [until] = {record["Payload"]["until"] for record in run.attempts("Record")}
+    assert began + limit - 42 < until / 1000 < ended + limit - 40
+
+
+def test_rows_whose_runs_are_not_started_are_named_to_collect(batch: StateMachine) -> None:
+    text = json.dumps(batch.definition).replace("+ 560000", "+ 0")
+    late = StateMachine(batch.client, json.loads(text))
+
+    run = late.run(documents(INPUTS, detached=False), {"Collect": lambda_result({"rows": 3})})
+
+    assert (run.status, run.output) == ("SUCCEEDED", {"rows": 3})
+    [collect] = run.attempts("Collect")
+    assert collect["Payload"]["not_started"] == [0, 1, 2]
+    assert collect["Payload"]["batch"] == documents(INPUTS, detached=False)
+
+
+def test_the_rows_before_one_that_is_late_keep_their_results(batch: StateMachine) -> None:
+    definition = json.loads(json.dumps(batch.definition))
+    row_machine = definition["States"]["Run workflow"]["ItemProcessor"]
+    row_machine["States"]["In time?"]["Choices"][0]["Condition"] = "{% $states.input.row = 2 %}"
+    answers = {"Run": {"Output": 1}, "Record": lambda_result(None), "Collect": lambda_result({"rows": 3})}
+
+    run = StateMachine(batch.client, definition).run(documents(INPUTS, detached=False), answers)
+
+    assert run.status == "SUCCEEDED"
+    assert sorted(record["Payload"]["row"] for record in run.attempts("Record")) == [0, 1]
+    assert run.attempts("Collect")[0]["Payload"]["not_started"] == [2]

@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from tests.states.state_machine import DIED, TASK_TOKEN, TRANSIENT, Failure, StateMachine, lambda_result
+from tests.states.state_machine import (
+    DIED,
+    TASK_TOKEN,
+    THROTTLED,
+    TRANSIENT,
+    Failure,
+    StateMachine,
+    lambda_result,
+)
 
 FINAL = [
     "DatasetError",
@@ -198,6 +206,12 @@ def test_a_queue_that_does_not_take_the_request_is_retried(etl: StateMachine, er
 def test_a_transient_error_is_retried_four_times(etl: StateMachine, state: str, error: str) -> None:
     assert etl.test(state, {}, failure=Failure(error), retries=3).status == "RETRIABLE"
     assert etl.test(state, {}, failure=Failure(error), retries=4).status == "FAILED"
+
+
+@pytest.mark.parametrize("state", LAMBDAS)
+def test_a_throttled_lambda_is_tried_for_minutes(etl: StateMachine, state: str) -> None:
+    assert etl.test(state, {}, failure=Failure(THROTTLED), retries=29).status == "RETRIABLE"
+    assert etl.test(state, {}, failure=Failure(THROTTLED), retries=30).status == "FAILED"
 
 
 @pytest.mark.parametrize("state", LAMBDAS)

@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from tests.states.state_machine import DIED, TASK_TOKEN, TRANSIENT, Failure, StateMachine, lambda_result
+from tests.states.state_machine import (
+    DIED,
+    TASK_TOKEN,
+    THROTTLED,
+    TRANSIENT,
+    Failure,
+    StateMachine,
+    lambda_result,
+)
 
 OUTPUT = {"tasks": 3, "succeeded": 3, "failed": 0}
 INPUT = {"names": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}
@@ -53,8 +61,7 @@ def test_split_gets_the_input_and_the_execution_s_name_for_a_run_id(fan_out: Sta
     [split], [join] = run.attempts("Split"), run.attempts("Join")
     assert (split["FunctionName"], join["FunctionName"]) == ("SplitFunctionArn", "JoinFunctionArn")
     assert split["Payload"]["input"] == INPUT
-    # The local engine has no RedriveCount, which is 0 on AWS.
-    assert split["Payload"]["round"] == split["Payload"]["run_id"] + "/"
+    assert split["Payload"]["round"] == split["Payload"]["run_id"] + "/0"
     assert join["Payload"] == {
         "plan": {"run_id": "r", "round": "e/0", "tasks": 3, "on_task_error": "fail"},
         "round": split["Payload"]["round"],
@@ -136,6 +143,17 @@ def test_a_transient_error_is_retried_four_times(fan_out: StateMachine, state: s
 
     retried = fan_out.test(state, INPUT, variables=variables, failure=Failure(error), retries=3)
     failed = fan_out.test(state, INPUT, variables=variables, failure=Failure(error), retries=4)
+
+    assert (retried.status, failed.status) == ("RETRIABLE", "FAILED")
+
+
+@pytest.mark.parametrize(("state", "retries"), [("Split", 30), ("Fail task", 12), ("Join", 30)])
+def test_a_throttled_lambda_is_tried_for_minutes(fan_out: StateMachine, state: str, retries: int) -> None:
+    failure = Failure(THROTTLED)
+    variables: dict[str, Any] = {"plan": {}}
+
+    retried = fan_out.test(state, INPUT, variables=variables, failure=failure, retries=retries - 1)
+    failed = fan_out.test(state, INPUT, variables=variables, failure=failure, retries=retries)
 
     assert (retried.status, failed.status) == ("RETRIABLE", "FAILED")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.states.state_machine import DIED, TRANSIENT, Failure, StateMachine, lambda_result
+from tests.states.state_machine import DIED, THROTTLED, TRANSIENT, Failure, StateMachine, lambda_result
 
 INPUT = {"key": "ingest/sentiment/日 本+.csv", "etag": "e1", "size": 9, "sequencer": "0055"}
 OBJECT = {
@@ -105,6 +105,8 @@ def test_a_transient_error_is_retried(ingest: StateMachine, state: str, error: s
     [
         *(("Lock", error, 4) for error in (*TRANSIENT, *DIED)),
         *(("Complete", error, 4) for error in (*TRANSIENT, *DIED)),
+        ("Lock", THROTTLED, 30),
+        ("Complete", THROTTLED, 30),
     ],
 )
 def test_an_error_that_persists_fails_the_state_at_which_a_redrive_starts(
@@ -153,7 +155,8 @@ def test_a_failure_releases_the_lock_and_names_error_and_object(
 
 
 @pytest.mark.parametrize(
-    ("error", "attempts"), [*((error, 6) for error in TRANSIENT), *((error, 3) for error in DIED)]
+    ("error", "attempts"),
+    [*((error, 6) for error in TRANSIENT), *((error, 3) for error in DIED), (THROTTLED, 31)],
 )
 def test_a_worker_that_keeps_failing_releases_the_lock(
     ingest: StateMachine, error: str, attempts: int

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.states.state_machine import DIED, TRANSIENT, Failure, Run, StateMachine, lambda_result
+from tests.states.state_machine import DIED, THROTTLED, TRANSIENT, Failure, Run, StateMachine, lambda_result
 
 FINAL = ["RequestError", "ServiceError", "CheckpointError", "Lambda.ResourceNotFoundException"]
 
@@ -188,7 +188,7 @@ def test_a_notification_that_cannot_be_sent_fails_the_run(pipeline: StateMachine
 # --- errors ---
 
 
-@pytest.mark.parametrize("error", [*TRANSIENT, *DIED])
+@pytest.mark.parametrize("error", [*TRANSIENT, *DIED, THROTTLED])
 def test_preprocess_is_retried(pipeline: StateMachine, error: str) -> None:
     result = run(pipeline, [Failure(error), plan()])
 
@@ -196,7 +196,7 @@ def test_preprocess_is_retried(pipeline: StateMachine, error: str) -> None:
     assert services_run(result) == SERVICES
 
 
-@pytest.mark.parametrize("error", [*TRANSIENT, *DIED])
+@pytest.mark.parametrize("error", [*TRANSIENT, *DIED, THROTTLED])
 def test_a_service_is_retried(pipeline: StateMachine, error: str) -> None:
     attempts: list[str] = []
 
@@ -208,7 +208,9 @@ def test_a_service_is_retried(pipeline: StateMachine, error: str) -> None:
     assert attempts == ["language", *SERVICES]
 
 
-@pytest.mark.parametrize(("error", "attempts"), [("TransientError", 6), ("States.Timeout", 2)])
+@pytest.mark.parametrize(
+    ("error", "attempts"), [("TransientError", 6), ("States.Timeout", 2), (THROTTLED, 31)]
+)
 def test_the_retries_of_a_service_are_limited(pipeline: StateMachine, error: str, attempts: int) -> None:
     result = run(pipeline, plan(), Failure(error))
 

@@ -13,8 +13,9 @@ import hypothesis
 import pytest
 
 import functions
-from batch import api, collect, initiate, poll, process
-from core import clients
+from batch import api, collect, initiate, poll, process, record_run, waits
+from core import clients, deadline
+from core import sentiment as core_sentiment
 from core.catalog import read_catalog
 from core.settings import settings
 from fan_out import tasks, work
@@ -37,7 +38,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(boto3, "client", fake.client)
-    for module in (api, tasks, work, ingestion):
+    for module in (api, record_run, waits, deadline, core_sentiment, tasks, work, ingestion):
         monkeypatch.setattr(module, "time", fake.clock)
     _make_cold()
     yield fake
@@ -47,7 +48,10 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
 def _make_cold() -> None:
     """Forgets what an execution environment keeps from one invocation to the next."""
     clients._clients.clear()
+    initiate.waits._learned.clear()
+    poll.waits._learned.clear()
     settings.cache_clear()
+    deadline._ends_at = None
     tasks._load_documents.cache_clear()
 
 

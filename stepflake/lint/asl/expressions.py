@@ -102,3 +102,14 @@ def _references(expression: Expression, where: str, scope: _Scope) -> Iterator[F
         known = name in scope.variables | {"states"}
         remedy = f"write ${name}" if known else f"write $states.input.{name} or ${name}"
         yield Finding(where, f"{name!r} refers to nothing without a $", remedy)
+    # An expression without a value fails the whole run with States.QueryEvaluationError, and not each error
+    # has a Cause: https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html
+    for name in sorted(expression.error_fields):
+        field = f"$states.errorOutput.{name}"
+        yield Finding(where, f"{field} may be missing", f"write $exists({field}) ? {field} : ''")
+    if expression.is_error_output:
+        yield Finding(
+            where,
+            "passes on an error whose Error or Cause may be missing",
+            "write an object with both, each with $exists",
+        )

@@ -1,7 +1,8 @@
 """What a JSONata expression of a state machine refers to, found by parsing it and never by running it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from jsonata import Jsonata  # type: ignore[import-untyped]
@@ -38,11 +39,15 @@ class Expression:
 
     `variables`: those it doesn't bind itself, without the `$`. `states_members`: what it reads of `$states`
     (`$states.input` gives `input`). `bare_names`: names without a `$`, where nothing can give them a value.
+    `error_fields`: what it reads of `$states.errorOutput` without asking by `$exists` whether it is there.
+    `is_error_output`: it is `$states.errorOutput` and nothing else.
     """
 
     variables: frozenset[str]
     states_members: frozenset[str]
     bare_names: frozenset[str]
+    error_fields: frozenset[str]
+    is_error_output: bool
 
 
 def parse_expression(source: str) -> Expression:
@@ -60,20 +65,32 @@ def parse_expression(source: str) -> Expression:
             raise ExpressionError(f"the operator {operator} came with JSONata 2.1; Step Functions has 2.0.6")
     bound = _bound_names(nodes)
     used = {node.value for node in nodes if node.type == "variable" and node.value not in ("", "$")}
-    members = {
-        path.steps[1].value
-        for path in nodes
-        if path.type == "path"
-        and len(path.steps) > 1
-        and path.steps[0].type == "variable"
-        and path.steps[0].value == "states"
-        and path.steps[1].type == "name"
-    }
+    asked = [
+        argument
+        for node in nodes
+        if node.type == "function" and node.procedure.value == "exists"
+        for argument in node.arguments
+    ]
     return Expression(
         variables=frozenset(used - bound - FUNCTIONS - {"states"}),
-        states_members=frozenset(members),
+        states_members=frozenset(path[0] for path in _states_paths(nodes)),
         bare_names=frozenset(_bare_names(tree)),
+        error_fields=frozenset(_error_fields(nodes) - _error_fields(_nodes(asked))),
+        is_error_output=list(_states_paths([tree])) == [["errorOutput"]],
     )
+
+
+def _states_paths(nodes: Iterable[Any]) -> Iterator[list[str]]:
+    """The names behind `$states` in each path that begins with it, up to the first step that is none."""
+    for path in nodes:
+        if path.type == "path" and path.steps[0].type == "variable" and path.steps[0].value == "states":
+            names = [step.value for step in takewhile(lambda step: step.type == "name", path.steps[1:])]
+            if names:
+                yield names
+
+
+def _error_fields(nodes: Iterable[Any]) -> set[str]:
+    return {path[1] for path in _states_paths(nodes) if path[0] == "errorOutput" and len(path) > 1}
 
 
 def _bound_names(nodes: list[Any]) -> set[str]:

@@ -12,18 +12,38 @@ from stepflake.lint.values import objects, strings
 
 State = Mapping[str, Any]
 
-# The errors that AWS asks to retry on every Lambda task:
-# https://docs.aws.amazon.com/step-functions/latest/dg/bp-lambda-serviceexception.html
-_LAMBDA_ERRORS = (
-    "Lambda.ServiceException",
-    "Lambda.AWSLambdaException",
-    "Lambda.SdkClientException",
-    "Lambda.TooManyRequestsException",
-)
+# Lambda's own errors; a few tries are enough.
+_LAMBDA_ERRORS = ("Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException")
 # With the one that the project's Lambdas raise for an error that is transient.
 _TRANSIENT_ERRORS = ("TransientError", *_LAMBDA_ERRORS)
-# The names of the error of a Lambda process that died or ran out of time: it depends on what noticed it.
-_DEAD_WORKER_ERRORS = ("States.Timeout", "Sandbox.Timedout", "Runtime.ExitError", "Lambda.Unknown")
+# All of the account's concurrency is in use, which may last for minutes.
+_THROTTLED = "Lambda.TooManyRequestsException"
+# The names of the error of a Lambda process that died or ran out of time: it depends on what noticed it, and
+# when. Runtime.Unknown: it ended, or ran out of time, while it was initialized. An exception during
+# initialization has its own name, or Runtime.ImportModuleError, Runtime.HandlerNotFound or
+# Runtime.UserCodeSyntaxError: these are final.
+# https://docs.aws.amazon.com/step-functions/latest/dg/bp-lambda-serviceexception.html
+# https://github.com/aws/aws-lambda-runtime-interface-emulator/blob/develop/internal/lambda/fatalerror/fatalerror.go
+_DEAD_WORKER_ERRORS = (
+    "States.Timeout",
+    "Lambda.ClientExecutionTimeoutException",
+    "Lambda.Unknown",
+    "Sandbox.Timedout",
+    "Runtime.ExitError",
+    "Runtime.OutOfMemory",
+    "Runtime.Unknown",
+)
+# What AWS asks to retry on every Lambda task:
+# https://docs.aws.amazon.com/step-functions/latest/dg/bp-lambda-serviceexception.html
+_LAMBDA_MAY_RECOVER = (*_LAMBDA_ERRORS, "Lambda.ClientExecutionTimeoutException", _THROTTLED)
+# StartExecution has no error of its own for a throttle, so a Task gets the general one, which stands for
+# final errors too: few tries.
+# https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html#API_StartExecution_Errors
+_START_ERRORS = (
+    "StepFunctions.SdkClientException",
+    "StepFunctions.AWSStepFunctionsException",
+    "StepFunctions.ExecutionLimitExceededException",
+)
 # States.ALL does not catch it, its own name does:
 # https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html
 _TERMINAL_ERROR = "States.DataLimitExceeded"
@@ -49,19 +69,31 @@ def _retrier(errors: Sequence[str], attempts: int, **pace: Any) -> dict[str, Any
     }
 
 
+# With FULL jitter each wait is between 0 and its delay: together 265 s on average and 531 s at most, which
+# is less than the 600 s that a batch may take.
+_WAIT_FOR_CONCURRENCY = _retrier((_THROTTLED,), 30, MaxDelaySeconds=20)
+
 # A Task has one of these, or says in a Comment why it has another.
 POLICIES = {
     "step": RetryPolicy(
         "for the project's own Lambdas: transient errors and a dead worker, 4 times",
-        [_retrier((*_TRANSIENT_ERRORS, *_DEAD_WORKER_ERRORS), 4, MaxDelaySeconds=30)],
+        [_WAIT_FOR_CONCURRENCY, _retrier((*_TRANSIENT_ERRORS, *_DEAD_WORKER_ERRORS), 4, MaxDelaySeconds=30)],
     ),
     "function": RetryPolicy(
         "for users' code: transient errors 5 times, a dead worker once, as it mostly dies again",
-        [_retrier(_TRANSIENT_ERRORS, 5, MaxDelaySeconds=30), _retrier(_DEAD_WORKER_ERRORS, 1)],
+        [
+            _WAIT_FOR_CONCURRENCY,
+            _retrier(_TRANSIENT_ERRORS, 5, MaxDelaySeconds=30),
+            _retrier(_DEAD_WORKER_ERRORS, 1),
+        ],
     ),
     "queue": RetryPolicy(
         "for SQS:SendMessage: the errors of SQS, 5 times",
         [_retrier(("SQS.SdkClientException", "SQS.AmazonSQSException"), 5, MaxDelaySeconds=30)],
+    ),
+    "start": RetryPolicy(
+        "for states:startExecution: the errors of Step Functions, 4 times",
+        [_retrier(_START_ERRORS, 4, MaxDelaySeconds=30)],
     ),
 }
 _CHOICE = "; ".join(f"{name} ({policy.purpose})" for name, policy in POLICIES.items())
@@ -75,7 +107,7 @@ def lint_task_retry(task: State, where: str) -> Iterator[Finding]:
         return
     if _calls_lambda(str(task.get("Resource"))):
         covered = _retried_errors(task)
-        missing = [error for error in _LAMBDA_ERRORS if error not in covered]
+        missing = [error for error in _LAMBDA_MAY_RECOVER if error not in covered]
         if missing and not covered & {"States.ALL", "States.TaskFailed"}:
             yield Finding(
                 f"{where}.Retry", f"doesn't cover {', '.join(missing)}", "add what Lambda may recover from"

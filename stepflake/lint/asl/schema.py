@@ -22,7 +22,7 @@ JSONPATH_FIELDS = {
     "Iterator": "rename it to ItemProcessor",
     "SecondsPath": "use Seconds with an expression",
     "TimestampPath": "use Timestamp with an expression",
-    "TimeoutSecondsPath": "use TimeoutSeconds with a number",
+    "TimeoutSecondsPath": "use TimeoutSeconds with an expression",
     "HeartbeatSecondsPath": "use HeartbeatSeconds",
     "MaxConcurrencyPath": "use MaxConcurrency with an expression",
     "ToleratedFailureCountPath": "use ToleratedFailureCount with an expression",
@@ -55,9 +55,9 @@ def _number(description: str, minimum: float = 0) -> Schema:
     return {"type": "number", "minimum": minimum, "description": description}
 
 
-def _number_or_expression(description: str) -> Schema:
+def _number_or_expression(description: str, minimum: float = 0) -> Schema:
     return {
-        "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": EXPRESSION}],
+        "anyOf": [{"type": "number", "minimum": minimum}, {"type": "string", "pattern": EXPRESSION}],
         "description": description,
     }
 
@@ -167,8 +167,7 @@ STATES: dict[str, Schema] = {
             },
             "Arguments": _TEMPLATE,
             "Credentials": {"type": "object"},
-            # The local engine passes TimeoutSeconds on as it stands, so an expression fails there.
-            "TimeoutSeconds": _number("write how many seconds one attempt may take, as a number", minimum=1),
+            "TimeoutSeconds": _number_or_expression("say how many seconds one attempt may take", minimum=1),
             "HeartbeatSeconds": _number_or_expression("write a number or an expression"),
         },
         ("Resource", "TimeoutSeconds"),

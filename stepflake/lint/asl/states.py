@@ -14,19 +14,12 @@ State = Mapping[str, Any]
 
 # Fields that the local engine (MiniStack 1.5.33) ignores without a word, and what to write instead.
 _IGNORED_LOCALLY = {
-    "Succeed": {"Output": "end with a Pass that has the Output and End"},
     "Choice": {"Output": "give each rule its Output, or put a Pass behind Default"},
-    "Parallel": {
-        "Arguments": "build the branches' input in a Pass before it",
-        "Output": "build it in a Pass behind it",
-        "Assign": "assign in a Pass behind it",
-    },
     "Map": {
         "ItemBatcher": "plan the chunks in a Lambda and map over them",
         "ResultWriter": "let each item write its own result",
     },
 }
-_IGNORED_BY_DISTRIBUTED_MAP = ("Items", "ItemSelector", "Output", "Assign")
 
 
 def lint_state(state: State, where: str, variables: frozenset[str]) -> Iterator[Finding]:
@@ -59,12 +52,6 @@ def _task(state: State, where: str) -> Iterator[Finding]:
     if isinstance(heartbeat, int) and isinstance(timeout, int) and heartbeat >= timeout:
         yield Finding(f"{where}.HeartbeatSeconds", "is not below TimeoutSeconds", "make it smaller")
     yield from lint_task_retry(state, where)
-    if str(state.get("Resource")).endswith("lambda:invoke.waitForTaskToken"):
-        yield Finding(
-            f"{where}.Resource",
-            "on the local engine the run hangs when this function raises",
-            "send the task token through a queue",
-        )
 
 
 def _wait(state: State, where: str) -> Iterator[Finding]:
@@ -79,27 +66,8 @@ def _choice(state: State, where: str) -> Iterator[Finding]:
         yield from lint_fields(rule, f"{where}.Choices[{i}]", schema.CHOICE_RULE)
 
 
-def _map(state: State, where: str) -> Iterator[Finding]:
-    if not is_distributed(state):
-        return
-    for field in _IGNORED_BY_DISTRIBUTED_MAP:
-        if field in state:
-            yield Finding(
-                f"{where}.{field}",
-                "the local engine evaluates no JSONata in a distributed Map",
-                "use an inline Map over parts, or child executions",
-            )
-    if isinstance(state.get("MaxConcurrency"), str):
-        yield Finding(
-            f"{where}.MaxConcurrency",
-            "the local engine only accepts a number here in a distributed Map",
-            "write a number",
-        )
-
-
 _BY_TYPE: dict[str, Callable[[State, str], Iterator[Finding]]] = {
     "Task": _task,
     "Wait": _wait,
     "Choice": _choice,
-    "Map": _map,
 }

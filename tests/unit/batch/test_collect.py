@@ -25,8 +25,11 @@ def batch(chunks: int) -> FunctionBatch:
     )
 
 
-def run(chunks: int) -> collect.Done:
-    return collect.handler({"execution": "e", "batch": batch(chunks).to_input()}, CONTEXT)
+def run(chunks: int, *, not_started: list[int] | None = None) -> collect.Done:
+    event: collect.Event = {"execution": "e", "batch": batch(chunks).to_input()}
+    if not_started is not None:
+        event["not_started"] = not_started
+    return collect.handler(event, CONTEXT)
 
 
 def data(aws: FakeAws) -> Any:
@@ -46,6 +49,26 @@ def test_a_missing_chunk_is_named_and_nothing_is_answered(aws: FakeAws) -> None:
     with pytest.raises(ResultError, match="chunk 1 of e is gone"):
         run(2)
     assert "batches/e/result.json.gz" not in aws.s3.objects
+
+
+@pytest.mark.parametrize("not_started", [[], [2], [1, 2], [0, 1, 2, 3]])
+def test_a_row_whose_run_was_not_started_says_so_and_the_others_keep_their_values(
+    aws: FakeAws, not_started: list[int]
+) -> None:
+    for chunk in set(range(4)) - set(not_started):
+        store_chunk("e", batch(4), chunk, f"[{chunk},true]")
+    assert run(4, not_started=not_started) == {"chunks": 4, "rows": 4}
+    values = dict(data(aws))
+    assert list(values) == [0, 1, 2, 3]
+    assert {row for row, value in values.items() if value is not True} == set(not_started)
+    assert all(values[row]["error"] == "RunNotStarted" for row in not_started)
+    assert all("MAX_BATCH_ROWS" in values[row]["cause"] for row in not_started)
+
+
+def test_a_row_that_is_missing_without_a_reason_is_still_an_error(aws: FakeAws) -> None:
+    store_chunk("e", batch(3), 0, "[0,0]")
+    with pytest.raises(ResultError, match="chunk 1 of e is gone"):
+        run(3, not_started=[2])
 
 
 @pytest.mark.parametrize(("operation", "code"), [("get_object", "SlowDown"), ("put_object", "InternalError")])

@@ -16,7 +16,8 @@ from botocore.exceptions import ReadTimeoutError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch import api, initiate
+from batch import api, initiate, wire
+from core.catalog import Signature
 from core.executions import MAX_PAYLOAD_BYTES, execution_name
 from core.settings import settings
 from tests.unit.batch.machine import finish, only_execution, run_batch
@@ -262,6 +263,38 @@ def test_several_chunks_are_stored_once_and_joined_in_order(aws: FakeAws, deploy
     assert (status, body) == (200, {"data": [[n, n * 2] for n in range(10)]})
     document = json.loads(only_execution(aws).input)
     assert (document["chunks"], document["row_count"], document["rows"]) == (4, 10, None)
+
+
+def test_a_function_with_small_chunks_gets_larger_ones_where_they_would_be_too_many(
+    aws: FakeAws, deploy: Deploy
+) -> None:
+    deploy(double="@remote_function(chunk_rows=1)\ndef double(n: int) -> int:\n    return n * 2\n")
+    aws.step_functions.work = run_batch
+    status, body = send(post_event("double", [[n] for n in range(4096)]))
+    assert (status, body) == (200, {"data": [[n, n * 2] for n in range(4096)]})
+    document = json.loads(only_execution(aws).input)
+    assert (document["chunks"], document["chunk_rows"]) == (820, 5)
+
+
+# A chunk's events: its iteration's two, entered, scheduled, started, succeeded, exited. Others: two of the
+# execution, two of the Choice, four of the Map, five of `Collect`.
+EVENTS_OF_A_CHUNK, OTHER_EVENTS, MAX_EVENTS = 7, 13, 25_000
+
+
+@given(count=st.integers(1, 600_000), chunk_rows=st.integers(1, 100_000))
+def test_any_batch_fits_a_history_and_each_row_is_in_one_chunk(count: int, chunk_rows: int) -> None:
+    signature = Signature("f", (), variadic=False, returns="Any", chunk_rows=chunk_rows)
+    request = wire.Request("functions", "f", BATCH_ID, "q", {})
+
+    batch = initiate.function_batch(signature, request, wire.Rows([[]] * count, "[]", "d"))
+
+    assert batch.chunks * EVENTS_OF_A_CHUNK + OTHER_EVENTS < MAX_EVENTS / 3
+    assert batch.chunk_rows == chunk_rows or (batch.chunk_rows > chunk_rows and count > 1000 * chunk_rows)
+    ranges = [batch.chunk_range(chunk) for chunk in range(batch.chunks)]
+    assert [(each.start, len(each) > 0) for each in ranges] == [
+        (end, True) for end in [0, *(each.stop for each in ranges[:-1])]
+    ]
+    assert ranges[-1].stop == count
 
 
 def test_a_repeated_request_sends_the_same_input(aws: FakeAws) -> None:

@@ -18,8 +18,8 @@ RUN = f"{EXECUTION}-1"
 HANDLE = execution_arn("etl", RUN)
 
 
-def recorded(aws: FakeAws, outcome: Any, *, detached: bool = False) -> Any:
-    """The value that is stored for row 1."""
+def recorded(aws: FakeAws, outcome: Any, *, detached: bool = False, until: float | None = None) -> Any:
+    """The value that is stored for row 1. `until`: a time in seconds."""
     batch = WorkflowBatch(
         batch_id="b",
         query_id="q",
@@ -38,6 +38,8 @@ def recorded(aws: FakeAws, outcome: Any, *, detached: bool = False) -> Any:
         "run": RUN,
         "outcome": outcome,
     }
+    if until is not None:
+        event["until"] = until * 1000
     record_run.handler(event, CONTEXT)
     ((key, stored),) = aws.s3.objects.items()
     assert key == f"batches/{EXECUTION}/chunk-00001.json.gz"
@@ -99,6 +101,27 @@ def test_a_run_of_an_earlier_attempt_is_waited_for(aws: FakeAws, status: str) ->
     with pytest.raises(RunUnfinished, match=RUN):
         recorded(aws, {"error": "StepFunctions.ExecutionAlreadyExistsException", "cause": ""})
     assert not aws.s3.objects
+
+
+@pytest.mark.parametrize(
+    "error", ["States.DataLimitExceeded", "StepFunctions.ExecutionAlreadyExistsException"]
+)
+def test_a_run_of_an_earlier_attempt_is_waited_for_until_a_time(aws: FakeAws, error: str) -> None:
+    aws.step_functions.add("etl", RUN)
+    until = aws.clock.now + 10
+    for _ in range(3):
+        with pytest.raises(RunUnfinished, match=RUN):
+            recorded(aws, {"error": error, "cause": ""}, until=until)
+        aws.clock.sleep(3)
+    aws.clock.sleep(1)
+    value = recorded(aws, {"error": error, "cause": ""}, until=until)
+    assert (value["error"], value["execution"]) == ("States.Timeout", HANDLE)
+    assert "run_status" in value["cause"]
+
+
+def test_a_run_that_ended_at_the_last_moment_has_its_output(aws: FakeAws) -> None:
+    aws.step_functions.add("etl", RUN, "SUCCEEDED", output="1")
+    assert recorded(aws, FAILED, until=aws.clock.now) == 1
 
 
 def test_a_run_that_outlasts_sql_is_its_row_s_error_with_its_handle(aws: FakeAws) -> None:

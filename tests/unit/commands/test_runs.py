@@ -53,6 +53,19 @@ def test_a_started_run_is_followed_to_its_output(aws: FakeAws, service: FakeStep
     assert aws.faults.operations().count("describe_execution") == 2
 
 
+def test_a_started_run_that_is_not_visible_yet_is_followed(
+    aws: FakeAws, service: FakeStepFunctions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.work = lambda execution: setattr(execution, "status", "SUCCEEDED")
+    aws.faults.fail("describe_execution", "ExecutionDoesNotExist", times=2)
+    assert call("start", "etl", '{"dataset_id": "d"}').stdout.startswith("etl ")
+
+    monkeypatch.setattr(runs, "VISIBLE_SECONDS", 0)
+    aws.faults.fail("describe_execution", "ExecutionDoesNotExist")
+    result = call("start", "etl", '{"dataset_id": "e"}', exit_code=1)
+    assert "there is no run" in result.stderr
+
+
 @pytest.mark.parametrize("source", ["argument", "file", "standard input"])
 def test_an_input_is_an_argument_a_file_or_stdin(
     service: FakeStepFunctions, tmp_path: Path, source: str

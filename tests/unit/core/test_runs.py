@@ -13,7 +13,7 @@ from tests.unit.fake_aws.step_functions import EXECUTIONS, MACHINES, NOON, FakeS
 
 @pytest.fixture
 def service(aws: FakeAws) -> FakeStepFunctions:
-    """Without RedriveExecution, as on the local stack."""
+    """Without RedriveExecution, as after 14 days."""
     aws.step_functions.redrives = False
     return aws.step_functions
 

@@ -33,7 +33,7 @@ class FakeClient:
         self.exceptions = _exceptions.create_client_exceptions(_model(name))
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
-        operation = _operations(self._name).get(method)
+        operation = operations_of(self._name).get(method)
         if operation is None:
             raise AttributeError(f"{self._name} has no operation {method}")
         return partial(self._call, method, operation)
@@ -41,7 +41,7 @@ class FakeClient:
     def get_paginator(self, method: str) -> "Paginator[Any]":
         """Botocore's own paginator, by AWS's model of the operation's pages."""
         pages = PaginatorModel(_loader.load_service_model(self._name, "paginators-1"))
-        operation = _operations(self._name)[method]
+        operation = operations_of(self._name)[method]
         return Paginator(getattr(self, method), pages.get_paginator(operation.name), operation)
 
     def _call(self, method: str, operation: OperationModel, /, **parameters: Any) -> dict[str, Any]:
@@ -68,6 +68,6 @@ def _model(service: str) -> ServiceModel:
 
 
 @cache
-def _operations(service: str) -> dict[str, OperationModel]:
+def operations_of(service: str) -> dict[str, OperationModel]:
     model = _model(service)
     return {xform_name(name): model.operation_model(name) for name in model.operation_names}

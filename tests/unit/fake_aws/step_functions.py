@@ -80,7 +80,7 @@ class FakeStepFunctions:
     """`executions`: by ARN. `work`: is handed each new one before StartExecution answers, if it is set.
 
     `callbacks`: of all tasks, in order; any token is that of a task that waits, once. `redrives`: whether
-    RedriveExecution is offered, which the local stack lacks. `machines`: those of the stack.
+    there is RedriveExecution. `machines`: those of the stack.
     """
 
     machines = ("batch", "etl", "fan_out", "ingest", "pipeline")

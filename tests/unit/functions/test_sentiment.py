@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 
+from core import deadline
 from core.catalog import read_catalog
-from core.errors import TransientError
+from core.errors import FunctionError, TransientError
 from core.remote import run_rows
+from core.sentiment import ATTEMPTS, LONGEST_PAUSE_SECONDS, PARALLEL_CALLS, RESERVED_SECONDS
 from functions.sentiment import sentiment
-from tests.unit.fake_aws import FakeAws
+from tests.unit.fake_aws import FakeAws, FakeContext
 from tests.unit.fake_aws.comprehend import FakeComprehend
 
 KEYS = {"Positive", "Negative", "Neutral", "Mixed"}
@@ -95,13 +97,58 @@ def test_an_error_of_one_text_is_that_rows_error(comprehend: FakeComprehend) -> 
     assert type(busy) is TransientError
 
 
-def test_a_text_left_out_is_retried(comprehend: FakeComprehend) -> None:
+def test_only_texts_without_an_answer_are_sent_again(aws: FakeAws, comprehend: FakeComprehend) -> None:
     comprehend.positive = {"a": 0.5}
-    scores: list[Any] = sentiment(["a", "b"])
-    assert type(scores[1]) is TransientError
+    comprehend.errors = {"b": "TEXT_SIZE_LIMIT_EXCEEDED"}
+    scores: list[Any] = sentiment(["a", "b", "left out"])
+    assert type(scores[2]) is TransientError
+    assert asked(aws) == [["a", "b", "left out"], *[["left out"]] * (ATTEMPTS - 1)]
 
 
-def test_a_throttle_is_retried_by_the_machine(aws: FakeAws, comprehend: FakeComprehend) -> None:
-    aws.faults.fail("batch_detect_sentiment", "ThrottlingException")
+def test_a_text_that_is_answered_at_the_second_attempt_has_its_score(
+    aws: FakeAws, comprehend: FakeComprehend
+) -> None:
+    comprehend.positive = {"a": 0.5}
+    aws.faults.meanwhile("batch_detect_sentiment", lambda: None)
+    aws.faults.meanwhile("batch_detect_sentiment", lambda: comprehend.positive.update(b=0.25))
+    assert [scores["Positive"] for scores in sentiment(["a", "b"])] == [0.5, 0.25]
+
+
+def test_a_throttled_call_waits_and_nothing_is_paid_twice(aws: FakeAws, comprehend: FakeComprehend) -> None:
+    texts = [f"{n:02}" for n in range(50)]
+    comprehend.positive = {text: int(text) / 100 for text in texts}
+    aws.faults.fail("batch_detect_sentiment", "ThrottlingException", times=20)
+    deadline.begin(FakeContext(seconds_left=280))
+    assert [scores["Positive"] for scores in sentiment(list(texts))] == [n / 100 for n in range(50)]
+    assert len(aws.faults.calls) == 22
+    assert 0 < aws.clock.now - 1000 < 20 * LONGEST_PAUSE_SECONDS
+
+
+def test_throttles_until_the_time_is_over_are_left_to_the_machine(
+    aws: FakeAws, comprehend: FakeComprehend
+) -> None:
+    aws.faults.fail("batch_detect_sentiment", "ThrottlingException", times=10_000)
+    deadline.begin(FakeContext(seconds_left=100))
     with pytest.raises(TransientError):
         run_rows(read_catalog()["sentiment"], sentiment, [["a"]], 0)
+    earliest = 100 - RESERVED_SECONDS - LONGEST_PAUSE_SECONDS
+    assert earliest < aws.clock.now - 1000 <= 100 - RESERVED_SECONDS
+
+
+def test_another_transient_error_is_tried_a_few_times_only(aws: FakeAws, comprehend: FakeComprehend) -> None:
+    aws.faults.fail("batch_detect_sentiment", "InternalServerException", times=10_000)
+    with pytest.raises(TransientError):
+        run_rows(read_catalog()["sentiment"], sentiment, [["a"]], 0)
+    assert len(aws.faults.calls) == ATTEMPTS
+
+
+def test_where_one_call_fails_the_chunk_the_rest_is_not_sent(
+    aws: FakeAws, comprehend: FakeComprehend
+) -> None:
+    aws.faults.fail("batch_detect_sentiment", "UnsupportedLanguageException", times=1)
+    aws.faults.fail("batch_detect_sentiment", "ThrottlingException", times=10_000)
+    deadline.begin(FakeContext(seconds_left=10_000))
+    with pytest.raises(FunctionError, match="UnsupportedLanguageException"):
+        run_rows(read_catalog()["sentiment"], sentiment, [[f"{n}"] for n in range(1000)], 0)
+    # Of the chunk's 40 calls those that were being made, each by a thread of its own.
+    assert len({tuple(texts) for texts in asked(aws)}) <= PARALLEL_CALLS

@@ -1,15 +1,22 @@
 """The lint reports each mistake in an otherwise valid definition, and nothing in a valid one."""
 
 import copy
+import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonata import Jsonata  # type: ignore[import-untyped]
 
 from stepflake.lint.asl.definition import count_states, lint_definition, lint_substitutions
 from stepflake.lint.asl.retries import POLICIES
 from stepflake.lint.finding import Finding
 from tests.unit.lint.edits import Document, Edit, at, drop, insert, put
+
+MACHINES = Path(__file__).parents[3] / "statemachines"
+BATCH = json.loads((MACHINES / "batch.asl.json").read_text(encoding="utf-8"))
 
 RETRIER: Document = {
     "Comment": "No policy of the project: it is short.",
@@ -17,6 +24,7 @@ RETRIER: Document = {
         "Lambda.ServiceException",
         "Lambda.AWSLambdaException",
         "Lambda.SdkClientException",
+        "Lambda.ClientExecutionTimeoutException",
         "Lambda.TooManyRequestsException",
     ],
     "IntervalSeconds": 1,
@@ -24,6 +32,7 @@ RETRIER: Document = {
     "BackoffRate": 2,
     "JitterStrategy": "FULL",
 }
+GUARDED = "{% $exists($states.errorOutput.Cause) ? $states.errorOutput.Cause : '' %}"
 LAMBDA: Document = {
     "Type": "Task",
     "Resource": "arn:aws:states:::lambda:invoke",
@@ -67,7 +76,7 @@ GOOD: Document = {
                 },
                 {
                     "ErrorEquals": ["States.ALL"],
-                    "Assign": {"why": "{% $states.errorOutput.Cause %}"},
+                    "Assign": {"why": GUARDED},
                     "Next": "Empty",
                 },
             ],
@@ -221,14 +230,17 @@ MISTAKES: list[tuple[Edit, str, str]] = [
     # errors and time
     (drop("States.Ask", "TimeoutSeconds"), "States.Ask", "TimeoutSeconds is missing"),
     (drop(ONE, "TimeoutSeconds"), ONE, "TimeoutSeconds is missing"),
-    (put(ONE, TimeoutSeconds="{% 60 %}"), f"{ONE}.TimeoutSeconds", "can't stand here"),
+    (put(ONE, TimeoutSeconds="60"), f"{ONE}.TimeoutSeconds", "can't stand here"),
+    (put(ONE, TimeoutSeconds=0), f"{ONE}.TimeoutSeconds", "can't stand here"),
+    (put(ONE, TimeoutSeconds="{% $one %}"), f"{ONE}.TimeoutSeconds", "no path to here assigns $one"),
     (put("States.Ask", HeartbeatSeconds=3600), "States.Ask.HeartbeatSeconds", "is not below TimeoutSeconds"),
     (drop("States.Ask", "Retry"), "States.Ask", "has no Retry"),
     (put(ONE, Retry=[]), ONE, "has no Retry"),
     (
         put(f"{ONE}.Retry[0]", ErrorEquals=["Lambda.ServiceException"]),
         f"{ONE}.Retry",
-        "doesn't cover Lambda.AWSLambdaException, Lambda.SdkClientException, Lambda.TooManyRequestsException",
+        "doesn't cover Lambda.AWSLambdaException, Lambda.SdkClientException, "
+        "Lambda.ClientExecutionTimeoutException, Lambda.TooManyRequestsException",
     ),
     (put(f"{ONE}.Retry[0]", MaxAttempts=0), f"{ONE}.Retry", "doesn't cover Lambda.ServiceException"),
     (
@@ -264,31 +276,40 @@ MISTAKES: list[tuple[Edit, str, str]] = [
         "States.Each.Catch[1].ErrorEquals",
         "States.ALL doesn't catch States.DataLimitExceeded",
     ),
+    (
+        put("States.Each.Catch[1]", Assign={"why": "{% $states.errorOutput.Cause %}"}),
+        "States.Each.Catch[1].Assign.why",
+        "$states.errorOutput.Cause may be missing",
+    ),
+    (
+        put("States.Each.Catch[1]", Output={"a": ["{% 'no: ' & $states.errorOutput.Error %}"]}),
+        "States.Each.Catch[1].Output.a[0]",
+        "$states.errorOutput.Error may be missing",
+    ),
+    (
+        # The other one is asked for.
+        put("States.Each.Catch[1]", Output=GUARDED.replace("''", "$states.errorOutput.Error")),
+        "States.Each.Catch[1].Output",
+        "$states.errorOutput.Error may be missing",
+    ),
+    (
+        put("States.Each.Catch[1]", Assign={"why": "{% $states.errorOutput %}"}),
+        "States.Each.Catch[1].Assign.why",
+        "passes on an error whose Error or Cause may be missing",
+    ),
     # the project's retry policies
     (drop(f"{ONE}.Retry[0]", "Comment"), f"{ONE}.Retry", "is none of the project's retry policies"),
     (put(ONE, Retry=without(POLICIES["queue"].retry[0], "MaxDelaySeconds")), f"{ONE}.Retry", "is none of"),
     (put(ONE, Retry=[*POLICIES["step"].retry, *POLICIES["queue"].retry]), f"{ONE}.Retry", "is none of"),
     (put(ONE, Retry=[{**RETRIER, "Comment": ""}]), f"{ONE}.Retry[0].Comment", "can't stand here"),
-    # what the local engine ignores, or hangs on
-    (put("States.Done", Output="x"), "States.Done.Output", "the local engine ignores it on a Succeed"),
+    # what the local engine ignores
     (put("States.Any?", Output="x"), "States.Any?.Output", "the local engine ignores it on a Choice"),
-    (put("States.Both", Assign={"x": 1}), "States.Both.Assign", "the local engine ignores it on a Parallel"),
     (put("States.Each", ItemBatcher={}), "States.Each.ItemBatcher", "the local engine ignores it on a Map"),
     (put("States.Each", ResultWriter={}), "States.Each.ResultWriter", "the local engine ignores it on a Map"),
     (
         put("States.Each.ItemProcessor.ProcessorConfig", Mode="DISTRIBUTED"),
-        "States.Each.ItemSelector",
-        "evaluates no JSONata in a distributed Map",
-    ),
-    (
-        put("States.Each.ItemProcessor.ProcessorConfig", Mode="DISTRIBUTED"),
         "States.Each.ItemProcessor.States.Say one.Output",
         "no path to here assigns $run",
-    ),
-    (
-        put("States.Ask", Resource="arn:aws:states:::lambda:invoke.waitForTaskToken"),
-        "States.Ask.Resource",
-        "the run hangs when this function raises",
     ),
     # size
     (put("States.Start", Comment="x" * 1_048_576), "", "and Step Functions takes 1,048,576"),
@@ -350,6 +371,50 @@ def test_a_variable_that_one_of_two_paths_assigns_may_be_used() -> None:
     at(machine, "States.Each.Catch[1]")["Next"] = "Empty"
 
     assert lint_definition(machine) == []
+
+
+def test_a_time_limit_may_be_an_expression() -> None:
+    machine = copy.deepcopy(GOOD)
+    at(machine, ONE)["TimeoutSeconds"] = "{% $n + 60 %}"
+
+    assert lint_definition(machine) == []
+
+
+@pytest.mark.parametrize("output", [GUARDED, "{% $string($states.errorOutput) %}"])
+def test_an_error_of_which_nothing_is_taken_for_granted_has_no_findings(output: str) -> None:
+    machine = copy.deepcopy(GOOD)
+    at(machine, "States.Each.Catch[1]")["Output"] = output
+
+    assert lint_definition(machine) == []
+
+
+@pytest.mark.parametrize("machine", ["batch", "fan_out", "ingest"])
+@pytest.mark.parametrize("error", [{}, {"Error": "Mine"}, {"Error": "Mine", "Cause": "why"}])
+def test_the_projects_machines_catch_an_error_without_a_cause(machine: str, error: dict[str, str]) -> None:
+    definition = (MACHINES / f"{machine}.asl.json").read_text(encoding="utf-8")
+    expressions = re.findall(r"\{% ([^%]*errorOutput[^%]*) %\}", definition)
+
+    assert expressions
+    for expression in expressions:
+        value = Jsonata.jsonata(expression).evaluate(None, {"states": {"errorOutput": error}})
+        assert isinstance(value, str), expression
+
+
+def test_a_throttled_lambda_is_waited_for_almost_as_long_as_a_batch_may_take() -> None:
+    for name in ("step", "function"):
+        [retrier] = [
+            retrier
+            for retrier in POLICIES[name].retry
+            if retrier["ErrorEquals"] == ["Lambda.TooManyRequestsException"]
+        ]
+        delays = [
+            min(retrier["IntervalSeconds"] * retrier["BackoffRate"] ** attempt, retrier["MaxDelaySeconds"])
+            for attempt in range(retrier["MaxAttempts"])
+        ]
+
+        assert retrier["JitterStrategy"] == "FULL"  # each wait is from 0 to its delay, on average half of it
+        assert sum(delays) < BATCH["TimeoutSeconds"]
+        assert sum(delays) / 2 > 240
 
 
 def test_an_error_with_zero_attempts_needs_no_interval() -> None:

@@ -1,0 +1,175 @@
+"""Requests to AWS's services: their rates, and the faults that were asked for.
+
+A refused request is answered as its service answers a throttle, before anything is done.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from stepflake.local.engine_process.account import ACCOUNT, Account
+from stepflake.local.limits import LIMITS
+
+Headers = dict[str, str]
+Answer = tuple[int, Headers, Any]
+Dispatch = Callable[[str, str, Headers, bytes, dict[str, list[str]], str], Awaitable[Answer]]
+
+_RATES = frozenset(name for name, limit in LIMITS.items() if limit.kind == "rate")
+
+# The services that the stack's own roles call while it runs.
+_FAULTY_SERVICES = frozenset({"s3", "dynamodb", "states", "sqs", "sns", "comprehend", "lambda"})
+
+# Error codes and statuses of a throttle: https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
+_THROTTLES = {
+    "s3": ("SlowDown", 503, "Please reduce your request rate."),
+    "dynamodb": ("ThrottlingException", 400, "Throughput exceeds the current capacity of your table."),
+    "lambda": ("TooManyRequestsException", 429, "Rate Exceeded."),
+    "sqs": ("RequestThrottled", 403, "Request is throttled."),
+    "sns": ("Throttling", 400, "Rate exceeded"),
+    "comprehend": ("ThrottlingException", 429, "Rate exceeded"),
+}
+_THROTTLE = ("ThrottlingException", 400, "Rate exceeded")
+
+
+class AnswerLostError(Exception):
+    """What was asked for was done, and the connection breaks before its answer."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to a service. `action`: as IAM names it, such as s3:GetObject; "" where it is unknown."""
+
+    service: str
+    action: str
+    path: str
+    headers: Headers
+    body: bytes
+
+    @property
+    def operation(self) -> str:
+        return self.action.partition(":")[2]
+
+    @property
+    def name(self) -> str:
+        """As limits are named: states.StartExecution."""
+        return f"{self.service}.{self.operation}"
+
+    def charges(self) -> Iterator[tuple[str, str, float]]:
+        """The rates it counts for: name, key of the bucket, tokens."""
+        if self.service == "s3" and self.action:
+            bucket, _, key = self.path.lstrip("/").partition("/")
+            reads = self.operation.startswith(("Get", "Head", "List"))
+            yield ("s3.Reads" if reads else "s3.Writes", f"{bucket}/{key.partition('/')[0]}", 1)
+        elif self.service == "dynamodb":
+            yield from _partition(self)
+        elif self.name in _RATES:
+            yield (self.name, "", 1)
+
+
+# Bytes of an item that one unit writes or reads (a consistent read; half as many otherwise).
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/capacity-mode.html
+_WRITE_UNIT, _READ_UNIT = 1024, 4096
+
+
+def _partition(call: Call) -> Iterator[tuple[str, str, float]]:
+    """The units of a DynamoDB call on the partition that it names."""
+    try:
+        document = json.loads(call.body)
+    except ValueError:
+        return
+    if not isinstance(document, dict):
+        return
+    keys = document.get("Key") or document.get("Item") or document.get("ExpressionAttributeValues") or {}
+    # Every key of the stack's table begins with its partition key; a Query names it in its first value.
+    partition = next((str(value) for name, value in keys.items() if name in ("pk", ":pk")), "")
+    key = f"{document.get('TableName', '')}/{partition}"
+    if call.operation in ("PutItem", "UpdateItem", "DeleteItem"):
+        yield "dynamodb.PartitionWrites", key, max(1, -(-len(call.body) // _WRITE_UNIT))
+    elif call.operation in ("GetItem", "Query"):
+        yield "dynamodb.PartitionReads", key, 1 if document.get("ConsistentRead") else 0.5
+
+
+def throttle(service: str) -> tuple[str, int, str]:
+    """The code, status and message with which this service refuses a request that comes too soon."""
+    return _THROTTLES.get(service, _THROTTLE)
+
+
+def throttled(service: str) -> Answer:
+    """How this service refuses a request that comes too soon."""
+    code, status, message = throttle(service)
+    if service == "s3":
+        body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        return status, {"Content-Type": "application/xml"}, body.encode()
+    if service == "sns":
+        error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>"
+        body = f"<ErrorResponse>{error}</ErrorResponse>"
+        return status, {"Content-Type": "text/xml"}, body.encode()
+    document = {"__type": code, "message": message}
+    return (
+        status,
+        {"Content-Type": "application/x-amz-json-1.0", "x-amzn-errortype": code},
+        json.dumps(document).encode(),
+    )
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What happens to one call: it is refused, its answer is lost, it is late."""
+
+    throttled: bool = False
+    lost: bool = False
+    delay: float = 0
+
+
+def fate(operation: str, account: Account = ACCOUNT) -> Fate:
+    """Of the next call of an operation, by the faults that are on."""
+    faults = account.faults
+    if not faults.any:
+        return Fate()
+    number = account.call_number(operation)
+    first = faults.chance(f"{operation}/refused or lost", number)
+    late = faults.chance(f"{operation}/late", number)
+    return Fate(
+        throttled=first < faults.throttle,
+        lost=faults.throttle <= first < faults.throttle + faults.lost,
+        # The smaller the draw, the later: of the late ones, few are very late.
+        delay=faults.delay_seconds * (1 - late / faults.delay) if late < faults.delay else 0,
+    )
+
+
+def install() -> None:
+    """Puts limits and faults in front of MiniStack's services."""
+    from ministack import app  # type: ignore[import-untyped]
+    from ministack.core import iam_actions, router  # type: ignore[import-untyped]
+
+    dispatch: Dispatch = app._dispatch_service_request
+
+    async def limited(  # noqa: PLR0917 - as MiniStack calls it
+        method: str, path: str, headers: Headers, body: bytes, query: dict[str, list[str]], request_id: str
+    ) -> Answer:
+        params = app._routing_params(method, path, headers, body, query)
+        service = router.detect_service(method, path, headers, params)
+        action = iam_actions.extract_iam_action(service, method, path, headers, body, params) or ""
+        call = Call(service, action, path, headers, body)
+        for name, key, amount in call.charges():
+            if not ACCOUNT.allows(name, key, amount):
+                return throttled(service)
+        own = service in _FAULTY_SERVICES and is_role(router.extract_access_key_id(headers, query))
+        expected = fate(call.name) if own else Fate()
+        if expected.delay:
+            await asyncio.sleep(expected.delay)
+        if expected.throttled:
+            return throttled(service)
+        answer = await dispatch(method, path, headers, body, query, request_id)
+        if expected.lost:
+            raise AnswerLostError(call.name)
+        return answer
+
+    app._dispatch_service_request = limited
+
+
+def is_role(access_key: str | None) -> bool:
+    """Whether the caller is one of the stack's roles. Faults leave the developer's own calls alone."""
+    return bool(access_key) and str(access_key).startswith("ASIA")

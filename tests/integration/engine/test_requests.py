@@ -1,0 +1,200 @@
+"""Rates of the services' APIs, and faults of what the stack's roles call."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import boto3
+import pytest
+import urllib3
+from botocore.config import Config
+from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutError
+
+from stepflake.local.engine import REGION, SETTINGS_PATH, Engine, Settings
+from stepflake.local.faults import Faults
+from stepflake.local.limits import LIMITS, Value
+
+ARN = "arn:aws:states:us-east-1:000000000000:execution:none:none"
+FEW = 3
+
+Clients = Callable[[str], Any]
+
+
+@pytest.fixture(autouse=True)
+def as_on_aws(engine: Engine) -> Iterator[None]:
+    """Each test begins with the limits' defaults and without faults."""
+    yield
+    defaults = {name: Value(limit.size, limit.refill) for name, limit in LIMITS.items()}
+    engine.configure(Settings(True, defaults, Faults()))
+
+
+def limit(engine: Engine, name: str, size: float, refill: float = 0) -> None:
+    engine.configure(Settings(limits={name: Value(size, refill)}))
+
+
+def counted(engine: Engine, name: str) -> tuple[int, int]:
+    found = next(item for item in engine.settings()["limits"] if item["name"] == name)
+    return found["allowed"], found["refused"]
+
+
+def code(call: Callable[[], Any]) -> str:
+    """The error that a call ends with, or "" where it succeeds."""
+    try:
+        call()
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+    return ""
+
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "states.StartExecution": lambda c: c.start_execution(stateMachineArn=ARN),
+    "states.DescribeExecution": lambda c: c.describe_execution(executionArn=ARN),
+    "states.GetExecutionHistory": lambda c: c.get_execution_history(executionArn=ARN),
+    "states.ListExecutions": lambda c: c.list_executions(stateMachineArn=ARN),
+    "states.StopExecution": lambda c: c.stop_execution(executionArn=ARN),
+    "states.RedriveExecution": lambda c: c.redrive_execution(executionArn=ARN),
+    "states.StartSyncExecution": lambda c: c.start_sync_execution(stateMachineArn=ARN),
+    "states.SendTaskSuccess": lambda c: c.send_task_success(taskToken="none", output="{}"),
+    "states.SendTaskFailure": lambda c: c.send_task_failure(taskToken="none"),
+    "states.SendTaskHeartbeat": lambda c: c.send_task_heartbeat(taskToken="none"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_rates_of_step_functions(engine: Engine, client: Clients, name: str) -> None:
+    allowed, refused = counted(engine, name)
+    limit(engine, name, FEW)
+    states = client("stepfunctions")
+    codes = [code(lambda: CALLS[name](states)) for _ in range(FEW + 2)]
+    assert [c == "ThrottlingException" for c in codes] == [False] * FEW + [True] * 2
+    assert counted(engine, name) == (allowed + FEW, refused + 2)
+
+
+def test_a_bucket_is_refilled(engine: Engine, client: Clients) -> None:
+    limit(engine, "states.DescribeExecution", 1, refill=1000)
+    states = client("stepfunctions")
+    describe = CALLS["states.DescribeExecution"]
+    # A call takes longer than a token needs to come back.
+    assert {code(lambda: describe(states)) for _ in range(5)} == {"ExecutionDoesNotExist"}
+
+
+def test_without_limits_nothing_is_refused_or_counted(engine: Engine, client: Clients) -> None:
+    limit(engine, "states.DescribeExecution", 0)
+    before = counted(engine, "states.DescribeExecution")
+    engine.configure(Settings(has_limits=False))
+    assert code(lambda: CALLS["states.DescribeExecution"](client("stepfunctions"))) == "ExecutionDoesNotExist"
+    assert counted(engine, "states.DescribeExecution") == before
+
+
+def test_rate_of_a_prefix_in_s3(engine: Engine, client: Clients) -> None:
+    s3 = client("s3")
+    s3.create_bucket(Bucket="prefixes")
+    limit(engine, "s3.Writes", 2)
+    limit(engine, "s3.Reads", 2)
+
+    def put(key: str) -> str:
+        return code(lambda: s3.put_object(Bucket="prefixes", Key=key, Body=b"x"))
+
+    def get(key: str) -> str:
+        return code(lambda: s3.get_object(Bucket="prefixes", Key=key))
+
+    assert [put(f"a/{n}") for n in range(3)] == ["", "", "SlowDown"]
+    assert put("b/0") == "", "another prefix has a rate of its own"
+    assert [get("a/0") for _ in range(3)] == ["", "", "SlowDown"]
+    # HEAD has no body, so the status is all that there is.
+    assert code(lambda: s3.head_object(Bucket="prefixes", Key="a/0")) == "503"
+
+
+def test_rate_of_a_partition_in_dynamodb(engine: Engine, client: Clients) -> None:
+    dynamodb = client("dynamodb")
+    dynamodb.create_table(
+        TableName="partitions",
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
+        KeySchema=[
+            {"AttributeName": "pk", "KeyType": "HASH"},
+            {"AttributeName": "sk", "KeyType": "RANGE"},
+        ],
+    )
+    limit(engine, "dynamodb.PartitionWrites", 4)
+    limit(engine, "dynamodb.PartitionReads", 1)
+    numbers = itertools.count()
+
+    def put(partition: str, data: str = "") -> str:
+        item = {"pk": {"S": partition}, "sk": {"S": str(next(numbers))}, "data": {"S": data}}
+        return code(lambda: dynamodb.put_item(TableName="partitions", Item=item))
+
+    def get(*, consistent: bool) -> str:
+        key = {"pk": {"S": "a"}, "sk": {"S": "0"}}
+        return code(lambda: dynamodb.get_item(TableName="partitions", Key=key, ConsistentRead=consistent))
+
+    assert [put("a"), put("a", "x" * 2500), put("a")] == ["", "", "ThrottlingException"], "1 and 3 units"
+    assert put("b") == "", "another partition has a rate of its own"
+    assert [get(consistent=False) for _ in range(3)] == ["", "", "ThrottlingException"], "half a unit each"
+
+
+def test_a_page_in_a_browser_does_not_change_limits(engine: Engine) -> None:
+    answer = urllib3.request(
+        "PUT", engine.url + SETTINGS_PATH, json={"enabled": False}, headers={"Origin": "https://example.com"}
+    )
+    assert answer.status == 403
+    assert engine.settings()["enabled"]
+
+
+@pytest.fixture(scope="module")
+def role_client(client: Clients, engine: Engine) -> Clients:
+    """A client with the credentials of a role that may do everything."""
+    iam = client("iam")
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}],
+    }
+    allow = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    role = iam.create_role(RoleName="all", AssumeRolePolicyDocument=json.dumps(trust))["Role"]
+    iam.put_role_policy(RoleName="all", PolicyName="all", PolicyDocument=json.dumps(allow))
+    given = client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="test")["Credentials"]
+    session: Any = boto3.Session(
+        given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], region_name=REGION
+    )
+    # Shorter than the answers that are late.
+    config = Config(retries={"total_max_attempts": 1}, read_timeout=1)
+    return lambda service: session.client(service, endpoint_url=engine.url, config=config)
+
+
+def put_fate(s3: Any, key: str) -> str:
+    try:
+        s3.put_object(Bucket="faults", Key=key, Body=b"x")
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+    except ConnectionClosedError:
+        return "lost"
+    return ""
+
+
+def test_faults(engine: Engine, client: Clients, role_client: Clients) -> None:
+    root, s3 = client("s3"), role_client("s3")
+    root.create_bucket(Bucket="faults")
+    faults = Faults(throttle=0.3, lost=0.3, seed=7)
+    engine.configure(Settings(faults=faults))
+    fates = {f"first/{number}": put_fate(s3, f"first/{number}") for number in range(40)}
+    assert set(fates.values()) == {"", "SlowDown", "lost"}
+    stored = {item["Key"] for item in root.list_objects_v2(Bucket="faults")["Contents"]}
+    assert stored == {key for key, fate in fates.items() if fate != "SlowDown"}, (
+        "a lost answer's work is done"
+    )
+    assert {put_fate(root, f"root/{number}") for number in range(20)} == {""}, "only roles have faults"
+
+    engine.configure(Settings(faults=faults))
+    again = [put_fate(s3, f"second/{number}") for number in range(40)]
+    assert again == list(fates.values()), "one seed, one sequence"
+    engine.configure(Settings(faults=replace(faults, seed=8)))
+    assert [put_fate(s3, f"third/{number}") for number in range(40)] != again
+
+
+def test_late_answers(engine: Engine, client: Clients, role_client: Clients) -> None:
+    client("s3").create_bucket(Bucket="late")
+    engine.configure(Settings(faults=Faults(delay=1, delay_seconds=60, seed=1)))
+    with pytest.raises(ReadTimeoutError):
+        role_client("s3").put_object(Bucket="late", Key="a", Body=b"x")
