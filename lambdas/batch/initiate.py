@@ -51,6 +51,9 @@ def initiate(event: wire.Event, request: wire.Request, execution: str) -> wire.A
     else:
         check_arguments(target, rows)
         batch = function_batch(target, request, rows)
+        # EventBridge gets an execution's input with every change of its status.
+        if not settings().rows_in_inputs:
+            batch = replace(batch, rows=None)
     if not rows.arguments:
         return wire.answer_result(wire.render_result([]), request)
     if isinstance(batch, FunctionBatch) and batch.rows is None:
@@ -75,8 +78,7 @@ def check_arguments(signature: Signature, rows: wire.Rows) -> None:
 def function_batch(signature: Signature, request: wire.Request, rows: wire.Rows) -> FunctionBatch:
     """The batch as the machine gets it: rows inline if they are one chunk and fit the payload, else in S3.
 
-    Where the function's chunk_rows would make too many chunks, they are larger. EventBridge gets the input
-    with every change of the execution's status, so a setting keeps rows out of it.
+    Where the function's chunk_rows would make too many chunks, they are larger.
     """
     count = len(rows.arguments)
     chunk_rows = max(signature.chunk_rows, math.ceil(count / MAX_CHUNKS))
@@ -91,8 +93,7 @@ def function_batch(signature: Signature, request: wire.Request, rows: wire.Rows)
         function=request.name,
         rows=rows.text,
     )
-    is_inline = settings().rows_in_inputs and chunks == 1 and fits_payload(batch)
-    return batch if is_inline else replace(batch, rows=None)
+    return batch if chunks == 1 and fits_payload(batch) else replace(batch, rows=None)
 
 
 def workflow_batch(workflow: Workflow, request: wire.Request, rows: wire.Rows) -> WorkflowBatch:
