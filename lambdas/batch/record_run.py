@@ -5,12 +5,13 @@ from typing import Any, NotRequired, TypedDict
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import ClientError
 
 from batch import store, wire
 from batch.store import WorkflowBatch
 from core.errors import reraise_transient
 from core.exact_json import Json, dump_json
-from core.executions import describe_execution, execution_arn
+from core.executions import Execution, describe_execution, execution_arn
 
 logger = Logger()
 
@@ -65,11 +66,11 @@ def row_value(batch: WorkflowBatch, arn: str, outcome: Outcome, *, is_last: bool
     Where the task failed, the run may nevertheless run or have succeeded: an earlier attempt started it, or
     its output is too large for the task's result. So the run itself is described.
     """
-    if batch.detached and ("output" in outcome or describe_execution(arn)):
+    if batch.detached and ("output" in outcome or _find_run(arn)):
         return arn
     if "output" in outcome:
         return outcome["output"]
-    run = describe_execution(arn)
+    run = _find_run(arn)
     if run is None:
         return {"error": outcome["error"], "cause": outcome["cause"], "execution": arn}
     if run.is_running and not is_last and outcome["error"] != "States.Timeout":
@@ -79,3 +80,14 @@ def row_value(batch: WorkflowBatch, arn: str, outcome: Outcome, *, is_last: bool
     if run.status == "SUCCEEDED":
         return run.output
     return {"error": run.error, "cause": run.cause, "execution": arn}
+
+
+def _find_run(arn: str) -> Execution | None:
+    # Both roles name the workflows that SQL may start: what may not be described was not started either, and
+    # the task's own error says which permission is missing.
+    try:
+        return describe_execution(arn)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "AccessDeniedException":
+            raise
+        return None

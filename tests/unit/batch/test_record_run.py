@@ -143,3 +143,11 @@ def test_a_transient_error_is_retried_by_the_machine(aws: FakeAws, operation: st
 def test_a_second_recording_keeps_the_first_value(aws: FakeAws) -> None:
     assert recorded(aws, {"output": 1}) == 1
     assert recorded(aws, {"output": 2}) == 1
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_workflow_that_sql_may_not_start_is_the_row_s_error(aws: FakeAws, *, detached: bool) -> None:
+    # Not in the template's list of workflows: neither role may do anything with its runs.
+    aws.faults.fail("describe_execution", "AccessDeniedException")
+    outcome = {"error": "StepFunctions.AWSStepFunctionsException", "cause": "not authorized"}
+    assert recorded(aws, outcome, detached=detached) == {**outcome, "execution": HANDLE}
