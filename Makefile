@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint lint-python lint-template unit integration coverage bench load lock down clean
+.PHONY: help setup demo test lint lint-python lint-template unit integration faults coverage bench load lock down clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,7 +24,7 @@ setup: .venv/.ready ## install what development needs, from the lock file, into 
 demo: .venv/.ready ## answer a SQL query with Lambdas that a state machine orchestrates, on this machine
 	@$(BIN)/stepflake demo
 
-test: lint unit integration ## everything that must pass: lint, types, unit, states, integration, conformance
+test: lint unit integration faults ## everything that must pass: lint, types, unit, states, integration, conformance
 	@echo "Coverage of lines and branches: $$($(BIN)/coverage report --format=total) % (make coverage lists what is not covered)"
 
 # The two halves take about as long as each other, and each uses one processor.
@@ -45,6 +45,10 @@ unit: .venv/.ready ## the tests that need no stack, with coverage
 
 integration: .venv/.ready ## the tests on a real local stack, started once and shared by two processes
 	@$(BIN)/pytest -q -n 2 --dist loadfile tests/states tests/integration tests/conformance
+
+# The same faults each time: --fault seed=N gives others.
+faults: .venv/.ready ## the main tests of every workflow once more, while calls are throttled, lost and late and Lambdas die
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m faults --fault throttle=0.05 --fault lost=0.03 --fault kill=0.01 --fault delay=0.05:0.5 --fault seed=7 tests/integration
 
 coverage: .venv/.ready ## list what the last `make unit` did not cover
 	@$(BIN)/coverage report

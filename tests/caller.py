@@ -18,6 +18,7 @@ from stepflake.stack import Stack
 
 # Long enough for a machine under load; a batch that hangs fails the test.
 PATIENCE_SECONDS = 60
+REPEATS = 20
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,15 @@ def body_of(rows: Sequence[Sequence[Any]]) -> bytes:
 
 
 class Caller:
-    """Calls the functions of a stack. Thread-safe."""
+    """Calls the functions of a stack. Thread-safe.
 
-    def __init__(self, stack: Stack) -> None:
+    `repeats`: it sends a request again, as Snowflake does, that gets no answer, 429 or 5xx; for tests under
+    faults.
+    """
+
+    def __init__(self, stack: Stack, *, repeats: bool = False) -> None:
         self.stack = stack
+        self.repeats = repeats
         self._http = urllib3.PoolManager(maxsize=32, retries=False, timeout=urllib3.Timeout(40))
 
     def close(self) -> None:
@@ -103,10 +109,18 @@ class Caller:
             SigV4Auth(credentials or self.stack.credentials, "execute-api", self.stack.region).add_auth(
                 request
             )
-        response = self._http.request(
-            method, url, body=body, headers=dict(request.headers.items()), decode_content=False
-        )
-        return Response(response.status, response.headers, response.data)
+        for _ in range(REPEATS if self.repeats else 1):
+            try:
+                response = self._http.request(
+                    method, url, body=body, headers=dict(request.headers.items()), decode_content=False
+                )
+            except urllib3.exceptions.HTTPError:
+                if not self.repeats:
+                    raise
+                continue
+            if not self.repeats or (response.status != 429 and response.status < 500):
+                return Response(response.status, response.headers, response.data)
+        raise AssertionError(f"{method} {url} had no final answer in {REPEATS} requests")
 
     def post(self, name: str, rows: Sequence[Sequence[Any]], batch_id: str, **options: Any) -> Response:
         """A POST of these rows, which are numbered here."""

@@ -91,9 +91,9 @@ def stack(request: pytest.FixtureRequest) -> Stack:
 
 
 @pytest.fixture(scope="session")
-def caller(stack: Stack) -> Iterator[Caller]:
+def caller(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
     """Raw HTTP to the session's stack."""
-    caller = Caller(stack)
+    caller = Caller(stack, repeats=bool(request.config.getoption("--fault")))
     yield caller
     caller.close()
 

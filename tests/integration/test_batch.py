@@ -131,6 +131,7 @@ def test_a_function_that_cannot_be_imported_is_answered_with_the_reason(answers:
     )
 
 
+@pytest.mark.faults
 def test_a_policy_makes_one_bad_row_null_or_an_object(answers: Answers) -> None:
     assert answers["null"].result().values == [0, None, 2, None, 4, None]
     assert answers["wrong argument"].result().values == [None, None, 2]
@@ -184,6 +185,7 @@ def attempts(caller: Caller, name: str) -> int:
 # One batch, one execution
 
 
+@pytest.mark.faults
 def test_many_posts_at_once_are_one_execution(caller: Caller) -> None:
     batch_id, rows = new_batch_id(), [[key(), "count", 0]]
     with ThreadPoolExecutor(8) as pool:
@@ -193,6 +195,7 @@ def test_many_posts_at_once_are_one_execution(caller: Caller) -> None:
     assert execution(caller, "attempts", batch_id)["status"] == "SUCCEEDED"
 
 
+@pytest.mark.faults
 def test_posts_while_it_runs_and_after_it_succeeded_start_nothing(caller: Caller) -> None:
     batch_id, rows = new_batch_id(), [[1.5]]
     promised, again = (caller.post("sleep", rows, batch_id) for _ in range(2))
@@ -203,6 +206,7 @@ def test_posts_while_it_runs_and_after_it_succeeded_start_nothing(caller: Caller
     assert execution(caller, "sleep", batch_id)["status"] == "SUCCEEDED"
 
 
+@pytest.mark.faults
 def test_posts_after_it_failed_start_nothing(caller: Caller) -> None:
     batch_id = new_batch_id()
     first = caller.call("fail", [["no"]], batch_id)
@@ -224,6 +228,7 @@ def test_a_batch_of_one_chunk_takes_at_most_three_transitions(caller: Caller) ->
     assert len(entered) <= 3
 
 
+@pytest.mark.faults
 def test_a_large_batch_is_split_into_chunks_and_answered_completely(caller: Caller) -> None:
     batch_id = new_batch_id()
     rows = [["good" if n % 2 else "bad"] for n in range(2100)]
@@ -243,6 +248,7 @@ def test_a_retry_repeats_its_own_chunk_and_no_other(caller: Caller) -> None:
     assert json.loads(execution(caller, "attempts", batch_id)["input"])["chunks"] == 3
 
 
+@pytest.mark.faults
 def test_one_chunk_that_fails_fails_the_batch(caller: Caller) -> None:
     rows: list[list[Any]] = [[key(), "count", 0] for _ in range(6)]
     rows[5][1:] = ["raise", 1]
@@ -273,6 +279,7 @@ def test_no_row_is_in_a_log(caller: Caller) -> None:
 # What crosses the wire, by type
 
 
+@pytest.mark.faults
 def test_each_type_arrives_as_its_hint_says(caller: Caller) -> None:
     row = [
         "é",
@@ -305,6 +312,7 @@ def test_each_type_arrives_as_its_hint_says(caller: Caller) -> None:
     ]
 
 
+@pytest.mark.faults
 def test_a_text_has_its_sentiment(caller: Caller) -> None:
     happy, none, sad = caller.call("sentiment", [["I am happy"], [None], ["this is terrible"]]).values
     assert happy["Positive"] > 0.5

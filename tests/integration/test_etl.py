@@ -142,6 +142,7 @@ def crash_after(state: str) -> Callable[[Any], None]:
     return change
 
 
+@pytest.mark.faults
 def test_rows_of_several_objects_are_loaded_by_day(etl: Etl) -> None:
     etl.upload("a b.csv", "\ufeff" + CSV)
     etl.upload(
@@ -189,6 +190,7 @@ def test_the_files_are_read_as_gzipped_json_lines(etl: Etl, tmp_path: Any) -> No
     assert loaded == [(ROWS, "000", "36.90")]
 
 
+@pytest.mark.faults
 def test_loading_twice_leaves_one_copy(etl: Etl) -> None:
     etl.upload("a.csv", CSV)
     first, second = etl.run(), etl.run()
@@ -202,6 +204,7 @@ def test_loading_twice_leaves_one_copy(etl: Etl) -> None:
 # --- a crash, and the resumed run ---
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("state", "useless"),
     [
@@ -237,6 +240,7 @@ def test_a_run_resumes_after_the_step_that_finished(
         assert len(etl.rows(resumed)) == ROWS
 
 
+@pytest.mark.faults
 def test_a_run_that_failed_continues_where_it_did(etl: Etl) -> None:
     """What Transform reads is gone for a while: the run fails there, and is resumed with what it needs."""
     etl.upload("a.csv", CSV)
@@ -391,6 +395,7 @@ def test_a_file_without_a_header_is_named(etl: Etl) -> None:
 # --- approval ---
 
 
+@pytest.mark.faults
 def test_a_load_may_need_an_approval(etl: Etl) -> None:
     etl.upload("a.csv", CSV + "broken\n")
     handle = etl.start(approval=True)
@@ -445,6 +450,7 @@ def test_an_approval_that_is_not_answered_times_out(etl: Etl, changed_machine: C
     assert etl.keys(f"loads/{etl.dataset}/") == []
 
 
+@pytest.mark.faults
 def test_a_stopped_run_is_resumed_with_the_approval_it_has(
     etl: Etl, changed_machine: Callable[..., str]
 ) -> None:

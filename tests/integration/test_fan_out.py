@@ -174,12 +174,14 @@ def test_a_service_that_calls_comprehend_may_do_so(fan_out: FanOut) -> None:
     assert [result["label"] for result in run.output["results"]] == ["Positive", "Negative"]
 
 
+@pytest.mark.faults
 def test_no_tasks_give_no_results(fan_out: FanOut) -> None:
     run = fan_out.run({"names": []})
 
     assert (run.status, run.output["tasks"], run.output["results"]) == ("SUCCEEDED", 0, [])
 
 
+@pytest.mark.faults
 def test_a_task_whose_message_is_delivered_twice_runs_once(fan_out: FanOut, key: str) -> None:
     keys = [f"{key}-{number}" for number in range(6)]
     client, queue = fan_out.stack.client("sqs"), fan_out.resource("TaskQueue")
@@ -225,6 +227,7 @@ def test_a_callback_that_is_refused_is_sent_again_without_running_the_service(
     assert fan_out.calls(key) == 1
 
 
+@pytest.mark.faults
 def test_tasks_whose_worker_died_run_again_and_only_those_that_kill_it_fail(
     fan_out: FanOut, key: str
 ) -> None:
@@ -256,6 +259,7 @@ def test_tasks_whose_worker_died_run_again_and_only_those_that_kill_it_fail(
     assert dead == {0: fatal, 5: poison}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("how", ["started again", "resumed"])
 def test_a_poison_task_fails_the_run_with_its_reason_and_only_it_is_run_again(
     fan_out: FanOut, key: str, how: str

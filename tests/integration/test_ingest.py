@@ -122,6 +122,7 @@ def folder() -> str:
     return uuid.uuid4().hex
 
 
+@pytest.mark.faults
 def test_csv_goes_through_the_function_that_the_key_names(bucket: Bucket, folder: str) -> None:
     key = f"ingest/sentiment/{folder}/reviews.csv"
 
@@ -186,6 +187,7 @@ def test_a_key_may_hold_any_character(bucket: Bucket, folder: str, name: str) ->
     assert [line["row"] for line in bucket.rows(run)] == [{"text": "fine"}]
 
 
+@pytest.mark.faults
 def test_one_event_delivered_several_times_at_once_is_processed_once(bucket: Bucket, folder: str) -> None:
     event = bucket.upload(f"ingest/sleep/{folder}/slow.csv", "seconds\n0.5\n")
     with ThreadPoolExecutor(4) as pool:
@@ -200,6 +202,7 @@ def test_one_event_delivered_several_times_at_once_is_processed_once(bucket: Buc
     assert set(outcomes) <= {"processed", "held", "skipped"}
 
 
+@pytest.mark.faults
 def test_the_same_content_is_skipped_and_new_content_is_processed(bucket: Bucket, folder: str) -> None:
     key = f"ingest/sentiment/{folder}/a.csv"
     first = bucket.ingest(key, "text\ngood\n")
@@ -218,6 +221,7 @@ def test_the_same_content_is_skipped_and_new_content_is_processed(bucket: Bucket
     assert [line["row"] for line in bucket.rows(back)] == [{"text": "good"}]
 
 
+@pytest.mark.faults
 def test_a_failure_releases_the_lock_and_a_new_upload_is_processed(bucket: Bucket, folder: str) -> None:
     key = f"ingest/fail/{folder}/a.csv"
 
@@ -316,6 +320,7 @@ def test_when_a_run_dies_its_lease_expires_and_the_next_delivery_takes_over(
     assert after.output["outcome"] == "skipped"
 
 
+@pytest.mark.faults
 def test_a_run_that_was_stopped_is_resumed_at_once(bucket: Bucket, folder: str) -> None:
     event = bucket.upload(f"ingest/sleep/{folder}/a.csv", "seconds\n2\n")
     stopped = bucket.started(str(event["key"]))
@@ -366,6 +371,7 @@ def test_a_worker_that_dies_or_hangs_is_retried(bucket: Bucket, folder: str, how
     assert [line["result"] for line in bucket.rows(run)] == [2]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("again", ["uploaded", "resumed"])
 def test_finished_chunks_are_not_repeated(bucket: Bucket, folder: str, again: str) -> None:
     key = f"ingest/attempts/{folder}/a.csv"

@@ -157,6 +157,7 @@ def request_id() -> str:
 # --- a run, and one that continues ---
 
 
+@pytest.mark.faults
 def test_a_review_runs_through_all_services(pipeline: Pipeline, notifications: Notifications) -> None:
     run = pipeline.run(document=REVIEW)
 
@@ -176,6 +177,7 @@ def test_a_review_runs_through_all_services(pipeline: Pipeline, notifications: N
     }
 
 
+@pytest.mark.faults
 def test_a_second_run_of_a_request_repeats_nothing(pipeline: Pipeline, request_id: str) -> None:
     first = pipeline.run(document=trouble("raise", times=0), request_id=request_id)
     second = pipeline.run(request_id=request_id)
@@ -185,6 +187,7 @@ def test_a_second_run_of_a_request_repeats_nothing(pipeline: Pipeline, request_i
     assert second.output["document"]["unstable"] == 1
 
 
+@pytest.mark.faults
 def test_two_concurrent_runs_of_a_request_have_the_same_result(pipeline: Pipeline, request_id: str) -> None:
     document = trouble("raise", times=0)
 
@@ -195,6 +198,7 @@ def test_two_concurrent_runs_of_a_request_have_the_same_result(pipeline: Pipelin
     assert runs[0].output["document"] == runs[1].output["document"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("start_at", SERVICES)
 def test_a_run_starts_at_any_service_of_an_earlier_request(
     pipeline: Pipeline, request_id: str, start_at: str
@@ -284,6 +288,7 @@ def test_a_service_that_keeps_failing_fails_the_run_until_it_is_resumed(
     assert notifications.of(failed.arn, "SUCCEEDED")["request_id"] == failed.name
 
 
+@pytest.mark.faults
 def test_a_run_that_is_stopped_is_published_and_can_be_resumed(
     pipeline: Pipeline, notifications: Notifications
 ) -> None:
@@ -363,6 +368,7 @@ def test_a_message_on_a_services_topic_starts_the_run_there(
     assert statuses(run) == ["before start_at"] * index + ["run"] * (4 - index)
 
 
+@pytest.mark.faults
 def test_a_message_that_is_delivered_twice_starts_one_run(pipeline: Pipeline, request_id: str) -> None:
     pipeline.run(document=REVIEW, request_id=request_id)
     message = json.dumps({"request_id": request_id})

@@ -104,6 +104,7 @@ def statuses(output: dict[str, Any]) -> list[str]:
 # --- from SQL, attached ---
 
 
+@pytest.mark.faults
 def test_each_row_is_answered_in_order_and_a_failed_one_affects_no_other(sql: Sql) -> None:
     good, bad, other = sql.query("pipeline", review("I love it"), review(fails=99), review("I hate it"))
 
@@ -119,6 +120,7 @@ def test_each_row_is_answered_in_order_and_a_failed_one_affects_no_other(sql: Sq
     assert sql.query("run_status", bad["execution"])[0]["status"] == "FAILED"
 
 
+@pytest.mark.faults
 def test_a_duplicate_post_starts_no_second_run(stack: Stack, caller: Caller) -> None:
     documents = [review(uuid.uuid4().hex) for _ in range(2)]
     batch_id = new_batch_id()
@@ -265,6 +267,7 @@ def test_a_sql_user_sees_what_is_wrong_and_where(sql: Sql) -> None:
 # --- from SQL, detached ---
 
 
+@pytest.mark.faults
 def test_detached_rows_are_handles_to_follow_and_to_resume(sql: Sql) -> None:
     good, bad = sql.query("pipeline_detached", review("I love it"), review(fails=1))
 
@@ -384,6 +387,7 @@ def test_a_run_is_started_shown_and_resumed_from_a_terminal(terminal: Terminal) 
     assert name in terminal.call("list", "pipeline", "--limit", "1000").stdout
 
 
+@pytest.mark.faults
 def test_a_run_is_stopped_and_resumed_from_a_terminal(terminal: Terminal, waiting: dict[str, Any]) -> None:
     handle = terminal.call("start", "etl", json.dumps(waiting), "--no-wait").stdout.strip()
     name = handle.rpartition(":")[2]
