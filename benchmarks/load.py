@@ -34,6 +34,8 @@ STACK = "load"
 IN_FLIGHT = 900
 # A batch waits, as one that calls another service does: what is measured is the quotas, not this machine.
 ROWS, WAIT_SECONDS = 20, 2.0
+# Snowflake does not publish how often it repeats a request. Here, until the batch's 600 s are over.
+PATIENCE = 1000
 # A Lambda can wait for another one: with fewer than two, nothing would be measured.
 LEAST_CONCURRENCY = 2
 
@@ -136,7 +138,9 @@ def run(stack: Stack, in_flight: int, count: int) -> tuple[list[Batch], list[str
         return sum(float(value) != row[0] for value, row in zip(values, rows, strict=True))
 
     with (
-        SnowflakeClient(stack.credentials, stack.region, in_flight=in_flight, watch=watch) as client,
+        SnowflakeClient(
+            stack.credentials, stack.region, in_flight=in_flight, retries=PATIENCE, watch=watch
+        ) as client,
         ThreadPoolExecutor(in_flight) as pool,
     ):
         wrong = sum(pool.map(send, range(count)))

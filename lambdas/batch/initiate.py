@@ -1,7 +1,6 @@
 """POST /functions/{name} and /workflows/{name}: a batch of rows becomes one execution of `batch`."""
 
 import math
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -141,11 +140,17 @@ def fits_payload(batch: Batch) -> bool:
 
 
 def await_result(execution: str, digest: str, seconds: float) -> store.Result | None:
-    """The result if it is ready in time. Raises BatchFailed where the batch fails within that time."""
+    """The result if it is ready in time. Raises BatchFailed where the batch fails within that time.
+
+    A throttled DescribeExecution ends the wait: so many batches take long that `process`, too, may lack what
+    this Lambda occupies.
+    """
     result = api.wait_for_result(execution, min(seconds, EARLY_SECONDS))
     if result is None and seconds > EARLY_SECONDS:
-        with suppress(TransientError):
+        try:
             result = find_earlier(execution, digest)
+        except TransientError:
+            return None
         result = result or api.wait_for_result(execution, seconds - EARLY_SECONDS)
     return result
 

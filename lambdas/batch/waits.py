@@ -12,6 +12,9 @@ from typing import TypeVar
 
 SHORTEST_SECONDS = 0.25
 
+# What a wait in vain is divided by, and one that pays multiplied by: what is held for nothing goes first.
+SHRINK, GROW = 4, 2
+
 # So often a target has one wait of full length: what was slow may be quick by now.
 TRIAL_SECONDS = 60.0
 
@@ -40,7 +43,7 @@ class Waits:
         self._learned: dict[Target, _Learned] = {}
 
     def wait(self, target: Target, limit: float, wait: Callable[[float], T | None]) -> T | None:
-        """The result of `wait(seconds)`; no result halves the target's next wait, and one doubles it.
+        """The result of `wait(seconds)`; no result makes the target's next wait shorter, one longer.
 
         `limit`: the longest wait, in seconds. Nothing is learned where `wait` raises.
         """
@@ -61,15 +64,15 @@ class Waits:
 
     def _learn(self, target: Target, waited: float, limit: float, *, has_paid: bool) -> None:
         learned = self._learned.get(target)
-        if has_paid and waited * 2 >= limit:
+        if has_paid and waited * GROW >= limit:
             self._learned.pop(target, None)
         elif has_paid and learned:
-            learned.seconds = waited * 2
+            learned.seconds = waited * GROW
         elif learned:
             # After a trial in vain, the waits stay as short as they were.
-            learned.seconds = max(SHORTEST_SECONDS, min(learned.seconds, waited / 2))
+            learned.seconds = max(SHORTEST_SECONDS, min(learned.seconds, waited / SHRINK))
         elif not has_paid:
             if len(self._learned) >= MAX_TARGETS:
                 del self._learned[next(iter(self._learned))]
             trial_at = time.monotonic() + TRIAL_SECONDS
-            self._learned[target] = _Learned(max(SHORTEST_SECONDS, waited / 2), trial_at)
+            self._learned[target] = _Learned(max(SHORTEST_SECONDS, waited / SHRINK), trial_at)

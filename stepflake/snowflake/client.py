@@ -110,7 +110,8 @@ class SnowflakeClient:
     """Sends batches to remote services, signed with SigV4, and polls, retries and checks as Snowflake does.
 
     `watch` is called with each batch when it is sent, after each answer and at its end, in the thread that
-    sends it. `in_flight`: the most batches of one call that are sent in parallel. Thread-safe.
+    sends it. `in_flight`: the most batches of one call that are sent in parallel. `retries`: how often a
+    request is repeated that gets no answer, 429 or 5xx; Snowflake does not publish it. Thread-safe.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class SnowflakeClient:
         region: str,
         *,
         in_flight: int = 16,
+        retries: int = RETRIES,
         watch: Watcher | None = None,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[threading.Event, float], object] = threading.Event.wait,
@@ -127,6 +129,7 @@ class SnowflakeClient:
         self._credentials = credentials
         self._region = region
         self._in_flight = in_flight
+        self._retries = retries
         self._watch = watch or (lambda _batch: None)
         self._clock = clock
         self._pause = pause
@@ -236,7 +239,7 @@ class SnowflakeClient:
                 method, content, retries = "GET", b"", 0
                 delay = min(FIRST_POLL_SECONDS * POLL_GROWTH**polls, LONGEST_POLL_SECONDS)
                 polls += 1
-            elif is_retryable(answer.status) and retries < RETRIES:
+            elif is_retryable(answer.status) and retries < self._retries:
                 delay = self._retry_delay(retries)
                 retries += 1
             else:

@@ -23,6 +23,9 @@ Result = dict[str, Any]
 _ACCOUNT, _STAGE = "execute-api.Account", "execute-api.Stage"
 _PAYLOAD, _TIMEOUT = "execute-api.PayloadSize", "execute-api.Timeout"
 
+# What API Gateway answers where it could not invoke the Lambda, such as one that is throttled.
+_FAILURE = "INTEGRATION_FAILURE"
+
 # zlib's window bits of each coding. "deflate" is zlib's format; some clients send it without its header.
 _WINDOWS = {"gzip": (31,), "deflate": (15, -15)}
 
@@ -95,9 +98,20 @@ def _checked(execute: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[
                 body = unpack(body, headers)
             return await execute(request, api_id, stage_name, method, path, headers, body, *others)
         except GatewayError as error:
+            # Without a response of its own in the API, its status is 500 on AWS, and not 504 as documented.
+            if error.response_type == _FAILURE and _FAILURE not in _responses(api_id, stage):
+                answer = _internal_error(500)
+                return answer["statusCode"], answer["headers"], answer["body"].encode()
             return apigateway_v1._gw_error(error.response_type, str(error))
 
     return checked
+
+
+def _responses(api_id: str, stage: dict[str, Any] | None) -> dict[str, Any]:
+    """The gateway responses that a stage's deployment has of its own."""
+    deployed = apigateway_v1._deployed_gateway_responses.get(api_id, {})
+    responses: dict[str, Any] = deployed.get((stage or {}).get("deploymentId")) or {}
+    return responses
 
 
 def unpack(body: bytes, headers: Headers) -> bytes:
@@ -200,7 +214,7 @@ def _answered(shape: Callable[[Result], Any]) -> Callable[[Result], Any]:
 
     def answered(result: Result) -> Any:
         if result.get("throttle"):
-            return _internal_error(500), None
+            raise GatewayError(_FAILURE, "Internal server error")
         if result.get("error"):
             return _internal_error(502), None
         return shape(result)

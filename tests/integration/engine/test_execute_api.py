@@ -29,7 +29,7 @@ def functions() -> dict[str, str]:
 def stage(client: Callable[..., Any], deploy: Callable[..., str], functions: dict[str, str]) -> str:
     """The id of an API with the stage `prod`, as the template makes them."""
     gateway, lambdas = client("apigateway"), client("lambda")
-    api = gateway.create_rest_api(name="api", binaryMediaTypes=["*/*"], minimumCompressionSize=10485760)["id"]
+    api = gateway.create_rest_api(name="api", binaryMediaTypes=["*/*"])["id"]
     root = gateway.get_resources(restApiId=api)["items"][0]["id"]
     for path, handler in functions.items():
         arn = lambdas.get_function(FunctionName=deploy(handler))["Configuration"]["FunctionArn"]
@@ -146,6 +146,25 @@ def test_a_throttle_of_lambda_is_an_internal_error(
     settings(limits={"lambda.ConcurrentExecutions": Value(0, None)})
     answer = request_api("api")
     assert (answer.status, answer.json()) == (500, {"message": "Internal server error"})
+
+
+def test_the_api_may_have_a_response_of_its_own_for_a_throttle_of_lambda(
+    engine: Engine, client: Callable[..., Any], stage: str, settings: Callable[..., Limits]
+) -> None:
+    gateway = client("apigateway")
+    gateway.put_gateway_response(
+        restApiId=stage,
+        responseType="INTEGRATION_FAILURE",
+        statusCode="429",
+        responseTemplates={"application/json": '{"error":"Throttled"}'},
+    )
+    # A deployment of its own: the stage that is there keeps its responses.
+    gateway.create_deployment(restApiId=stage, stageName="mapped")
+    settings(limits={"lambda.ConcurrentExecutions": Value(0, None)})
+    answer = urllib3.request(
+        "POST", f"{engine.url}/_aws/execute-api/{stage}/mapped/api", body=b"{}", retries=False
+    )
+    assert (answer.status, answer.json()) == (429, {"error": "Throttled"})
 
 
 # Throttles

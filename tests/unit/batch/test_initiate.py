@@ -59,7 +59,7 @@ def test_a_repeated_post_while_it_runs_starts_nothing(aws: FakeAws) -> None:
     for _ in range(2):
         assert send(post_event("echo", [["a"]]))[0] == 202
     assert only_execution(aws).runs == 0
-    aws.clock.at(1, partial(finish, aws))
+    aws.clock.at(0.1, partial(finish, aws))
     assert send(post_event("echo", [["a"]])) == (200, {"data": [[0, ["a"]]]})
     assert only_execution(aws).runs == 1
 
@@ -160,9 +160,11 @@ def test_an_execution_that_is_not_visible_yet_is_running(aws: FakeAws) -> None:
     assert send(post_event("echo", [["a"]]))[0] == 202
 
 
-def test_a_throttle_while_it_waits_is_no_error(aws: FakeAws) -> None:
+def test_a_throttle_while_it_waits_ends_the_wait(aws: FakeAws) -> None:
     aws.faults.fail("describe_execution", "ThrottlingException")
+    began = aws.clock.now
     assert send(post_event("echo", [["a"]]))[0] == 202
+    assert aws.clock.now - began == pytest.approx(initiate.EARLY_SECONDS)
 
 
 def test_no_rows_need_no_execution(aws: FakeAws) -> None:

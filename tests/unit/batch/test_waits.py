@@ -39,7 +39,7 @@ def wait(aws: FakeAws) -> Wait:
 
 
 def test_waits_in_vain_become_shorter_down_to_the_shortest(wait: Wait) -> None:
-    assert [wait() for _ in range(7)] == [5, 2.5, 1.25, 0.625, 0.3125, SHORTEST_SECONDS, SHORTEST_SECONDS]
+    assert [wait() for _ in range(5)] == [5, 1.25, 0.3125, SHORTEST_SECONDS, SHORTEST_SECONDS]
 
 
 def test_waits_that_pay_become_longer_up_to_the_limit(wait: Wait) -> None:
@@ -56,7 +56,7 @@ def test_each_target_has_waits_of_its_own(wait: Wait) -> None:
     wait()
     assert wait(target=("functions", "other")) == 5
     assert wait(target=("workflows", "echo")) == 5
-    assert wait() == 2.5
+    assert wait() == 1.25
 
 
 def test_after_a_while_one_wait_has_its_full_length_again(aws: FakeAws, wait: Wait) -> None:
@@ -100,7 +100,7 @@ def test_what_is_known_has_a_bound(wait: Wait) -> None:
     for number in range(MAX_TARGETS + 1):
         wait(target=("functions", str(number)))
     assert wait(target=("functions", "0")) == 5
-    assert wait(target=("functions", str(MAX_TARGETS))) == 2.5
+    assert wait(target=("functions", str(MAX_TARGETS))) == 1.25
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 8) | st.none(), st.floats(0, 90))))
@@ -143,7 +143,7 @@ def test_posts_of_a_batch_that_waits_for_concurrency_are_answered_sooner(aws: Fa
         return status
 
     times = [seconds_of(aws, partial(post, number)) for number in range(7)]
-    assert times == pytest.approx([5, 2.5, 1.25, 0.625, 0.3125, 0.25, 0.25])
+    assert times == pytest.approx([5, 1.25, 0.3125, 0.25, 0.25, 0.25, 0.25])
     assert len(aws.step_functions.executions) == 7
 
     aws.step_functions.work = run_batch
@@ -158,7 +158,7 @@ def test_gets_are_answered_sooner_too(aws: FakeAws) -> None:
         assert poll.handler(api_event("echo"), CONTEXT)["statusCode"] == 202
 
     times = [seconds_of(aws, get) - poll.QUIET_SECONDS for _ in range(6)]
-    assert times == pytest.approx([5, 2.5, 1.25, 0.625, 0.3125, 0.25])
+    assert times == pytest.approx([5, 1.25, 0.3125, 0.25, 0.25, 0.25])
     aws.clock.at(0.5, partial(finish, aws))
     assert poll.handler(api_event("echo"), CONTEXT)["statusCode"] == 200
     assert only_execution(aws).runs == 1
