@@ -34,7 +34,7 @@ RETRIES = [
     *[("Collect", error, 4, "FAILED") for error in TRANSIENT + DIED],
     *[("Record", error, 5, "FAILED") for error in TRANSIENT + DIED],
     ("Record", "RunUnfinished", 200, "FAILED"),
-    *[(state, THROTTLED, 30, "FAILED") for state in ("Process", "Process chunk", "Collect", "Record")],
+    *[(state, THROTTLED, 35, "FAILED") for state in ("Process", "Process chunk", "Collect", "Record")],
     *[("Start run", error, 4, "CAUGHT_ERROR") for error in ["States.Timeout", *STEP_FUNCTIONS]],
     *[("Run", error, 4, "CAUGHT_ERROR") for error in STEP_FUNCTIONS],
 ]

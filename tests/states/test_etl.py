@@ -210,8 +210,8 @@ def test_a_transient_error_is_retried_four_times(etl: StateMachine, state: str, 
 
 @pytest.mark.parametrize("state", LAMBDAS)
 def test_a_throttled_lambda_is_tried_for_minutes(etl: StateMachine, state: str) -> None:
-    assert etl.test(state, {}, failure=Failure(THROTTLED), retries=29).status == "RETRIABLE"
-    assert etl.test(state, {}, failure=Failure(THROTTLED), retries=30).status == "FAILED"
+    assert etl.test(state, {}, failure=Failure(THROTTLED), retries=34).status == "RETRIABLE"
+    assert etl.test(state, {}, failure=Failure(THROTTLED), retries=35).status == "FAILED"
 
 
 @pytest.mark.parametrize("state", LAMBDAS)

@@ -147,7 +147,7 @@ def test_a_transient_error_is_retried_four_times(fan_out: StateMachine, state: s
     assert (retried.status, failed.status) == ("RETRIABLE", "FAILED")
 
 
-@pytest.mark.parametrize(("state", "retries"), [("Split", 30), ("Fail task", 12), ("Join", 30)])
+@pytest.mark.parametrize(("state", "retries"), [("Split", 35), ("Fail task", 12), ("Join", 35)])
 def test_a_throttled_lambda_is_tried_for_minutes(fan_out: StateMachine, state: str, retries: int) -> None:
     failure = Failure(THROTTLED)
     variables: dict[str, Any] = {"plan": {}}

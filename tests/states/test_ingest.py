@@ -105,8 +105,8 @@ def test_a_transient_error_is_retried(ingest: StateMachine, state: str, error: s
     [
         *(("Lock", error, 4) for error in (*TRANSIENT, *DIED)),
         *(("Complete", error, 4) for error in (*TRANSIENT, *DIED)),
-        ("Lock", THROTTLED, 30),
-        ("Complete", THROTTLED, 30),
+        ("Lock", THROTTLED, 35),
+        ("Complete", THROTTLED, 35),
     ],
 )
 def test_an_error_that_persists_fails_the_state_at_which_a_redrive_starts(
@@ -156,7 +156,7 @@ def test_a_failure_releases_the_lock_and_names_error_and_object(
 
 @pytest.mark.parametrize(
     ("error", "attempts"),
-    [*((error, 6) for error in TRANSIENT), *((error, 3) for error in DIED), (THROTTLED, 31)],
+    [*((error, 6) for error in TRANSIENT), *((error, 3) for error in DIED), (THROTTLED, 36)],
 )
 def test_a_worker_that_keeps_failing_releases_the_lock(
     ingest: StateMachine, error: str, attempts: int

@@ -69,9 +69,9 @@ def _retrier(errors: Sequence[str], attempts: int, **pace: Any) -> dict[str, Any
     }
 
 
-# With FULL jitter each wait is between 0 and its delay: together 265 s on average and 531 s at most, which
-# is less than the 600 s that a batch may take.
-_WAIT_FOR_CONCURRENCY = _retrier((_THROTTLED,), 30, MaxDelaySeconds=20)
+# With FULL jitter each wait is between 0 and its delay: together 253 s on average and 507 s at most, which
+# is less than the 600 s that a batch may take. They grow slowly: what is free again soon is used soon.
+_WAIT_FOR_CONCURRENCY = _retrier((_THROTTLED,), 35, BackoffRate=1.25, MaxDelaySeconds=20)
 
 # A Task has one of these, or says in a Comment why it has another.
 POLICIES = {
