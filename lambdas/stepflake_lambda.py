@@ -29,7 +29,7 @@ def remote_function(
     vectorized:     it takes one list for each parameter and returns a list, an item for each row; an item
                     that is an exception is that row's error. Otherwise it is called once for each row.
     chunk_rows:     rows that one `process` call handles; what is finished is not repeated by a retry. A batch
-                    has at most 1,000 chunks: one with more rows has larger ones.
+                    has at most 400 chunks: one with more rows has larger ones.
     max_batch_rows: the most rows that Snowflake sends in a request (MAX_BATCH_ROWS in SQL), for wide rows: a
                     request holds about 4.6 MB of JSON. Left out, Snowflake chooses.
     concurrency:    rows that run in parallel, in threads; for functions that call another service.

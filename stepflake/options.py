@@ -41,9 +41,9 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def with_settings(
-        *args: Any, no_limits: bool, limits: tuple[str, ...], faults: tuple[str, ...], **kwargs: Any
+        *args: Any, has_limits: bool | None, limits: tuple[str, ...], faults: tuple[str, ...], **kwargs: Any
     ) -> None:
-        command(*args, settings=_settings(no_limits, limits, faults), **kwargs)
+        command(*args, settings=_settings(has_limits, limits, faults), **kwargs)
 
     for option in (
         click.option(
@@ -60,19 +60,23 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="NAME=VALUE",
             help="Change one of AWS's limits; stepflake limits lists them.",
         ),
-        click.option("--no-limits", is_flag=True, help="Without AWS's limits, which otherwise hold."),
+        click.option(
+            "--limits/--no-limits",
+            "has_limits",
+            default=None,
+            help="With AWS's limits, or without.  [default: with]",
+        ),
     ):
         with_settings = option(with_settings)
     return with_settings
 
 
-def _settings(no_limits: bool, limits: Sequence[str], faults: Sequence[str]) -> Settings:
+def _settings(has_limits: bool | None, limits: Sequence[str], faults: Sequence[str]) -> Settings:
     """What the options of `engine_options` say; faults without a seed get one. Raises UserError."""
-    if no_limits and limits:
+    if has_limits is False and limits:
         raise click.UsageError("--no-limits and --limit exclude each other.")
     parsed = Faults.parse(faults) if faults else None
     if parsed and parsed.any and not any(fault.startswith("seed=") for fault in faults):
         parsed = replace(parsed, seed=secrets.randbelow(10**6))
         console.print(f"Faults are on; --fault seed={parsed.seed} repeats them.", highlight=False)
-    has_limits = False if no_limits else True if limits else None
-    return Settings(has_limits, parse_limits(limits), parsed)
+    return Settings(True if limits else has_limits, parse_limits(limits), parsed)

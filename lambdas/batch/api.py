@@ -8,12 +8,16 @@ from aws_lambda_powertools import Logger
 from batch import store, wire
 from batch.errors import ApiError, Throttled, UnknownTarget
 from core.catalog import Signature, Workflow, read_catalog, read_workflows
+from core.deadline import seconds_left
 from core.errors import TransientError, is_transient
 from core.executions import execution_name
 
 FIRST_DELAY_SECONDS = 0.04
 DELAY_GROWTH = 1.15
 LONGEST_DELAY_SECONDS = 0.5
+
+# Two attempts of core.clients, and the answer.
+READ_SECONDS = 15.0
 
 EXPIRED = "the batch was answered, and its result has been deleted since; run the query again"
 
@@ -52,12 +56,15 @@ def find_target(request: wire.Request) -> Signature | Workflow:
 
 
 def wait_for_result(execution: str, seconds: float) -> store.Result | None:
-    """Polls for the result; None after `seconds`. Polls only S3, which scales with the number of callers."""
-    deadline = time.monotonic() + seconds
+    """Polls for the result; None after `seconds`. Polls only S3, which scales with the number of callers.
+
+    Earlier where the invocation has too little time left for a read that is answered at the second attempt.
+    """
+    until = time.monotonic() + min(seconds, seconds_left() - READ_SECONDS)
     delay = FIRST_DELAY_SECONDS
     while True:
         result = store.load_result(execution)
-        left = deadline - time.monotonic()
+        left = until - time.monotonic()
         if result is not None or left <= 0:
             return result
         time.sleep(min(delay, left))

@@ -11,6 +11,7 @@ from batch import api, store, wire
 from batch.errors import BadRequest, BatchConflict, BatchFailed, RequestTooLarge, ResultExpired
 from batch.store import Batch, FunctionBatch, WorkflowBatch
 from batch.waits import Waits
+from core import deadline
 from core.catalog import Signature, Workflow
 from core.errors import TransientError
 from core.exact_json import Json, dump_json
@@ -22,10 +23,11 @@ logger = Logger()
 # The machine wraps its input for `process`, and the wrapping must fit as well.
 MAX_INLINE_BYTES = MAX_PAYLOAD_BYTES - 4096
 
-# A run adds about 16 events to the batch's history, a chunk 7, each further attempt 3; it has at most 25,000.
+# A history has at most 25,000 events. A run adds about 16 to the batch's, a chunk 7, each further attempt 3;
+# MapConcurrency of them at once, throttled until the batch's time is over, have about 16 attempts each.
 # https://docs.aws.amazon.com/step-functions/latest/dg/service-quotas.html
-MAX_RUNS = 1000
-MAX_CHUNKS = 1000
+MAX_RUNS = 300
+MAX_CHUNKS = 400
 
 # DescribeExecution is called once for a batch that has no result after this time; most have one by then.
 EARLY_SECONDS = 1.0
@@ -38,6 +40,7 @@ CONFLICT = "this batch id was sent before with other rows; a batch id names one 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: wire.Event, context: LambdaContext) -> wire.Answer:
     """Answers 200 with the rows if they are ready in time, else 202. A repeated request starts nothing."""
+    deadline.begin(context)
     return api.answer(event, logger, partial(initiate, event))
 
 

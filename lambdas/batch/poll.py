@@ -8,6 +8,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from batch import api, wire
 from batch.errors import BatchFailed, ResultExpired, UnknownBatch
 from batch.waits import Waits
+from core import deadline
 from core.errors import TransientError
 from core.executions import describe_execution, execution_arn
 from core.settings import settings
@@ -26,6 +27,7 @@ waits = Waits()
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: wire.Event, context: LambdaContext) -> wire.Answer:
     """Answers 200 with the rows, 202 while the batch runs, or a 4xx that says how it ended. Repeatable."""
+    deadline.begin(context)
     return api.answer(event, logger, poll)
 
 

@@ -2,8 +2,8 @@
 
 Few retries of transient errors, since the machine's Retry and Snowflake retry as well. And short timeouts: a
 call that is never answered ends after three attempts of 2 s to connect and 5 s to answer, with up to 1 s and
-2 s between them. These 24 s are less than the 29 s of API Gateway, `initiate` and `poll`, which can still
-answer that it is to be tried again.
+2 s between them (six attempts for callbacks, in workers that have longer). These 24 s are less than the 29 s
+of API Gateway, `initiate` and `poll`, which wait for rows only while there is time for another read.
 """
 
 import threading

@@ -27,7 +27,8 @@ def up(name: str, detach: bool, port: int | None, parameters: tuple[str, ...], s
     """Start a local stack unless it runs, and deploy the current code into it.
 
     Without --detach, waits for Ctrl-C and then stops the stack; where the stack ran already, deploys and
-    returns. Limits and faults of a stack that runs stay as they are, except for those that are named.
+    returns. Limits of a stack that runs stay as they are, except for those that are named; --fault sets all
+    faults anew.
     """
     for parameter in parameters:
         if "=" not in parameter:

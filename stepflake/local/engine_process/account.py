@@ -94,11 +94,12 @@ class Account:
             (self._allowed if allowed else self._refused)[name] += 1
 
     def wait(self, name: str) -> None:
-        """Takes a token as soon as there is one, for what AWS delays and does not refuse."""
+        """Takes a token as soon as there is one, for what AWS delays. What waits counts as refused too."""
         if self.allows(name):
             return
         while not self.allows(name, count=False):
             time.sleep(1 / max(self.value(name).refill or 0, 1))
+        self.count(name, allowed=True)
 
     def call_number(self, operation: str) -> int:
         """How many calls of this operation there were since the faults were set."""

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -65,7 +65,10 @@ _polls_until: ContextVar[float | None] = ContextVar("polls_until", default=None)
 def install() -> None:
     """Changes MiniStack's Lambda."""
     from ministack import app  # type: ignore[import-untyped]
+    from ministack.services.cloudformation import provisioners  # type: ignore[import-untyped]
 
+    resource = provisioners._RESOURCE_HANDLERS["AWS::Lambda::Function"]
+    resource.update({change: _with_concurrency(resource[change]) for change in ("create", "update")})
     lambda_runtime.ProvidedWorker = Environment
     lambda_svc._execute_function_provided_warm = _run
     lambda_svc._acquire_execution_slot = _acquire
@@ -407,6 +410,27 @@ def throttled(reason_code: str, msg: str = "", retry_after: int = 1) -> Result:
         "error": True,
         "log": "",
     }
+
+
+def _with_concurrency(change: Callable[..., tuple[str, Any]]) -> Callable[..., tuple[str, Any]]:
+    """CloudFormation's AWS::Lambda::Function, with the reserved concurrency that MiniStack leaves out."""
+
+    @wraps(change)
+    def changed(*details: Any, **more: Any) -> tuple[str, Any]:
+        name, attributes = change(*details, **more)
+        # A creation has the properties second, an update after the old ones.
+        properties = details[2] if isinstance(details[2], dict) else details[1]
+        reserved = properties.get("ReservedConcurrentExecutions")
+        if reserved is None:
+            lambda_svc._delete_function_concurrency(name)
+            return name, attributes
+        wanted = {"ReservedConcurrentExecutions": int(reserved)}
+        status, _, body = lambda_svc._put_function_concurrency(name, wanted)
+        if status >= 400:  # noqa: PLR2004 - HTTP
+            raise ValueError(f"AWS::Lambda::Function {name}: {json.loads(body)['message']}")
+        return name, attributes
+
+    return changed
 
 
 def _reserving(put: Callable[[str, Any], Answer]) -> Callable[[str, Any], Answer]:

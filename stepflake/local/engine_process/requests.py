@@ -67,6 +67,16 @@ class Call:
         elif self.name in _RATES:
             yield (self.name, "", 1)
 
+    def charges_for(self, answer: Answer) -> Iterator[tuple[str, str, float]]:
+        """What it took besides, as its answer shows: the units of what DynamoDB read."""
+        if self.service != "dynamodb":
+            return
+        body = answer[2]
+        units = -(-len(body) // _READ_UNIT) if isinstance(body, bytes | str) else 1
+        for name, key, amount in self.charges():
+            if name == "dynamodb.PartitionReads":
+                yield name, key, amount * (units - 1)
+
 
 # Bytes of an item that one unit writes or reads (a consistent read; half as many otherwise).
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/capacity-mode.html
@@ -163,6 +173,8 @@ def install() -> None:
         if expected.throttled:
             return throttled(service)
         answer = await dispatch(method, path, headers, body, query, request_id)
+        for name, key, amount in call.charges_for(answer):
+            ACCOUNT.charge(name, key, amount)
         if expected.lost:
             raise AnswerLostError(call.name)
         return answer

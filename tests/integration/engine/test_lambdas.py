@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, WaiterError
 
 from stepflake.local.faults import Faults
 from stepflake.local.limits import Value
@@ -280,3 +280,54 @@ def counts(sqs: Any, queue: str) -> list[str]:
     attributes = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     found = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=attributes)["Attributes"]
     return [found[name] for name in attributes]
+
+
+FUNCTION = """\
+Resources:
+  Role:
+    Type: AWS::IAM::Role
+    Properties:
+      AssumeRolePolicyDocument:
+        Version: "2012-10-17"
+        Statement:
+          - { Effect: Allow, Principal: { Service: lambda.amazonaws.com }, Action: "sts:AssumeRole" }
+  Function:
+    Type: AWS::Lambda::Function
+    Properties:
+      FunctionName: from-a-template
+      Runtime: python3.13
+      Handler: index.handler
+      Role: !GetAtt Role.Arn
+      Code: { ZipFile: "def handler(event, context): return event" }
+"""
+
+
+def test_concurrency_that_a_template_reserves(
+    client: Callable[..., Any], settings: Callable[..., Limits]
+) -> None:
+    settings(limits={"lambda.ConcurrentExecutions": Value(1000, None)})
+    cloudformation, functions = client("cloudformation"), client("lambda")
+    options = {"StackName": "reserved", "Capabilities": ["CAPABILITY_IAM"]}
+
+    def reserved() -> int | None:
+        answer = functions.get_function_concurrency(FunctionName="from-a-template")
+        found: int | None = answer.get("ReservedConcurrentExecutions")
+        return found
+
+    reserving = FUNCTION + "      ReservedConcurrentExecutions: 20\n"
+    cloudformation.create_stack(**options, TemplateBody=reserving)
+    cloudformation.get_waiter("stack_create_complete").wait(StackName="reserved", WaiterConfig={"Delay": 1})
+    assert reserved() == 20
+    cloudformation.update_stack(**options, TemplateBody=FUNCTION)
+    cloudformation.get_waiter("stack_update_complete").wait(StackName="reserved", WaiterConfig={"Delay": 1})
+    assert reserved() is None
+
+    too_much = reserving.replace("20", "950").replace("from-a-template", "from-another-template")
+    cloudformation.create_stack(StackName="too-much", Capabilities=["CAPABILITY_IAM"], TemplateBody=too_much)
+    with pytest.raises(WaiterError):
+        cloudformation.get_waiter("stack_create_complete").wait(
+            StackName="too-much", WaiterConfig={"Delay": 1}
+        )
+    events = cloudformation.describe_stack_events(StackName="too-much")["StackEvents"]
+    reasons = [event.get("ResourceStatusReason", "") for event in events]
+    assert any("UnreservedConcurrentExecution" in reason for reason in reasons)

@@ -134,6 +134,17 @@ def test_rate_of_a_partition_in_dynamodb(engine: Engine, client: Clients) -> Non
     assert put("b") == "", "another partition has a rate of its own"
     assert [get(consistent=False) for _ in range(3)] == ["", "", "ThrottlingException"], "half a unit each"
 
+    limit(engine, "dynamodb.PartitionWrites", 1000)
+    assert put("large", "x" * 20_000) == ""
+    limit(engine, "dynamodb.PartitionReads", 1, refill=1)
+    query = {
+        "TableName": "partitions",
+        "KeyConditionExpression": "pk = :pk",
+        "ExpressionAttributeValues": {":pk": {"S": "large"}},
+    }
+    codes = [code(lambda: dynamodb.query(**query, ConsistentRead=True)) for _ in range(2)]
+    assert codes == ["", "ThrottlingException"], "its 20 KB are five units, known only afterwards"
+
 
 def test_a_page_in_a_browser_does_not_change_limits(engine: Engine) -> None:
     answer = urllib3.request(

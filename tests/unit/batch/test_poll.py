@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from batch import initiate, poll
+from batch import api, initiate, poll
 from core.executions import execution_name, short_cause
 from tests.unit.batch.machine import finish, only_execution, run_batch
-from tests.unit.fake_aws import CONTEXT, FakeAws
+from tests.unit.fake_aws import CONTEXT, FakeAws, FakeContext
 from tests.unit.fake_aws.invocations import BATCH_ID, api_event, post_event
 
 
@@ -188,3 +188,12 @@ def test_a_cause_that_aws_cut_shows_no_stack_trace(ending: str) -> None:
     cut = '{"errorMessage":"it broke: ' + "z" * 40_000 + ending
     assert "stackTr" not in short_cause(cut)
     assert len(short_cause(cut)) <= 500
+
+
+def test_no_wait_begins_that_the_invocation_has_no_time_for(aws: FakeAws) -> None:
+    """A read that is not answered at once must still end before API Gateway does."""
+    start(aws)
+    began = aws.clock.now
+    answer = poll.handler(api_event("echo"), FakeContext(seconds_left=api.READ_SECONDS + 1))
+    assert answer["statusCode"] == 202
+    assert aws.clock.now - began <= 1
