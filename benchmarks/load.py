@@ -59,6 +59,7 @@ class Load:
     batches: int
     seconds: float = 0
     best: float = 0
+    concurrency: float = 0
     statuses: Counter[int] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     wrong: int = 0
@@ -157,7 +158,9 @@ def measure(stack: Stack, engine: Engine, in_flight: int, count: int) -> Load:
     ended, failed, wrong = run(stack, in_flight, count)
     load = Load(in_flight, count, time.monotonic() - started, failed=failed, wrong=wrong)
     load.refused = refused(engine) - before
-    load.best = best_possible(engine, in_flight, count)
+    limits = {item["name"]: item for item in engine.settings()["limits"]}
+    load.concurrency = limits["lambda.ConcurrentExecutions"]["size"]
+    load.best = best_possible(limits, in_flight, count)
     for batch in ended:
         load.statuses.update(batch.statuses)
     for arn in set(executions(stack, engine)) - earlier:
@@ -177,9 +180,8 @@ def without_limits(stack: Stack, engine: Engine, in_flight: int, count: int) -> 
     return time.monotonic() - started
 
 
-def best_possible(engine: Engine, in_flight: int, count: int) -> float:
+def best_possible(limits: Mapping[str, Any], in_flight: int, count: int) -> float:
     """Seconds that the quotas and the work allow at best: the slowest of what all batches pass through."""
-    limits = {item["name"]: item for item in engine.settings()["limits"]}
     concurrency = min(limits["lambda.ConcurrentExecutions"]["size"], in_flight)
     seconds: list[float] = [WAIT_SECONDS * -(-count // concurrency)]
     for name in ("execute-api.Stage", "states.StartExecution"):
@@ -245,6 +247,7 @@ def table_of(loads: Mapping[str, Load], free: Mapping[str, float], factor: int) 
     row("rows that are wrong", [load.wrong for load in every])
     row("executions", [load.executions for load in every])
     row("batches that ran more than once", [load.repeated for load in every])
+    row("Lambdas at once, at most", [f"{load.concurrency:.0f}" for load in every])
     row("seconds", [f"{load.seconds:.1f}" for load in every])
     row("seconds without limits", [f"{seconds:.1f}" for seconds in free.values()])
     row("seconds that the quotas allow at best", [f"{load.best:.1f}" for load in every])

@@ -15,8 +15,8 @@ from core.settings import settings
 if TYPE_CHECKING:
     from mypy_boto3_stepfunctions import SFNClient
 
-# What a service that has no RedriveExecution answers, and AWS where this execution cannot be redriven.
-NOT_REDRIVABLE = ("ExecutionNotRedrivable", "UnknownOperationException", "InvalidAction", "UnknownOperation")
+# After 14 days, or where it runs again already.
+NOT_REDRIVABLE = "ExecutionNotRedrivable"
 
 MAX_NAME = 80
 
@@ -89,7 +89,7 @@ class Runs:
         try:
             self.client.redrive_execution(executionArn=run.arn)
         except ClientError as error:
-            if error.response["Error"]["Code"] not in NOT_REDRIVABLE:
+            if error.response["Error"]["Code"] != NOT_REDRIVABLE:
                 raise
             # Another redrive at the same time may have been faster.
             current = self.find(run.arn)

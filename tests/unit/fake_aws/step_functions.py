@@ -153,7 +153,7 @@ class FakeStepFunctions:
 
     def redrive_execution(self, *, executionArn: str) -> dict[str, Any]:
         if not self.redrives:
-            raise AwsError("UnknownOperationException")
+            raise AwsError("ExecutionNotRedrivable", "the execution ended more than 14 days ago")
         execution = self._find(executionArn)
         if execution.status not in ("FAILED", "TIMED_OUT", "ABORTED"):
             raise AwsError("ExecutionNotRedrivable", f"Execution is {execution.status} and not redrivable")
