@@ -226,9 +226,9 @@ REFUSED: dict[str, tuple[str, list[list[Any]], int, str]] = {
     ),
     "too many rows": (
         "fan_out",
-        [[{"names": []}]] * 1001,
+        [[{"names": []}]] * 301,
         413,
-        "the batch has 1001 runs, and 1000 fit; lower MAX_BATCH_ROWS on the external function",
+        "the batch has 301 runs, and 300 fit; lower MAX_BATCH_ROWS on the external function",
     ),
     "too much": (
         "fan_out",

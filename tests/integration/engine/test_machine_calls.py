@@ -101,9 +101,9 @@ def test_the_children_of_a_distributed_map_wait_for_the_rate(account: Account) -
     allowed, refused = (
         after - once for after, once in zip(counted(account, "states.StartExecution"), before, strict=True)
     )
-    # The machine itself and six children; those that waited are counted as refused, once.
-    assert allowed + refused == 7
-    assert refused > 0
+    # The machine itself and six children; those that waited are counted as refused too, once.
+    assert allowed == 7
+    assert 0 < refused <= 6
 
 
 def test_a_throttled_lambda_has_its_name(account: Account) -> None:
