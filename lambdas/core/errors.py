@@ -58,6 +58,9 @@ THROTTLE_CODES = frozenset(
     }
 )
 TRANSIENT_CODES = THROTTLE_CODES | {
+    # A million executions are open: those that end make room.
+    # https://docs.aws.amazon.com/step-functions/latest/apireference/API_StartExecution.html
+    "ExecutionLimitExceeded",
     "InternalError",
     "InternalFailure",
     "InternalServerError",

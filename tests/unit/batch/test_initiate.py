@@ -315,7 +315,9 @@ def test_a_repeated_request_sends_the_same_input(aws: FakeAws) -> None:
 # AWS under load
 
 
-@pytest.mark.parametrize("code", ["ThrottlingException", "ServiceUnavailable", "InternalServerError"])
+@pytest.mark.parametrize(
+    "code", ["ThrottlingException", "ServiceUnavailable", "InternalServerError", "ExecutionLimitExceeded"]
+)
 def test_a_throttled_start_asks_snowflake_to_slow_down(aws: FakeAws, code: str) -> None:
     aws.faults.fail("start_execution", code)
     status, body = send(post_event("echo", [["a"]]))
