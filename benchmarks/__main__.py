@@ -194,7 +194,7 @@ def largest_result(ours: System, sample: System) -> Iterator[Line]:
             largest = size
         figures.append(largest / 1_000_000)
     yield Line(
-        "largest result that is returned completely (MB of JSON)",
+        "largest rows that are echoed completely (MB of JSON)",
         figures,
         more_is_better=True,
         form="{:,.2f}",
