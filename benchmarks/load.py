@@ -152,7 +152,8 @@ def run(stack: Stack, in_flight: int, count: int) -> tuple[list[Batch], list[str
 
 def measure(stack: Stack, engine: Engine, in_flight: int, count: int) -> Load:
     """One load, with what was refused and what the executions' histories say."""
-    earlier = set(executions(stack, engine))
+    with unlimited(engine):
+        earlier = set(executions(stack))
     before = refused(engine)
     started = time.monotonic()
     ended, failed, wrong = run(stack, in_flight, count)
@@ -163,11 +164,12 @@ def measure(stack: Stack, engine: Engine, in_flight: int, count: int) -> Load:
     load.best = best_possible(limits, in_flight, count)
     for batch in ended:
         load.statuses.update(batch.statuses)
-    for arn in set(executions(stack, engine)) - earlier:
-        load.executions += 1
-        ran, errors = attempts(stack, engine, arn)
-        load.repeated += ran > 1
-        load.retried.update(errors)
+    with unlimited(engine):
+        for arn in set(executions(stack)) - earlier:
+            load.executions += 1
+            ran, errors = attempts(stack, arn)
+            load.repeated += ran > 1
+            load.retried.update(errors)
     load.repeated += max(0, load.executions - count)
     return load
 
@@ -194,18 +196,16 @@ def refused(engine: Engine) -> Counter[str]:
     return Counter({item["name"]: item["refused"] for item in engine.settings()["limits"]})
 
 
-def executions(stack: Stack, engine: Engine) -> Iterator[str]:
+def executions(stack: Stack) -> Iterator[str]:
     """The ARNs of all executions of `batch`."""
     pages = stack.client("stepfunctions").get_paginator("list_executions")
-    with unlimited(engine):
-        for page in pages.paginate(stateMachineArn=stack.outputs["BatchStateMachineArn"]):
-            yield from (item["executionArn"] for item in page["executions"])
+    for page in pages.paginate(stateMachineArn=stack.outputs["BatchStateMachineArn"]):
+        yield from (item["executionArn"] for item in page["executions"])
 
 
-def attempts(stack: Stack, engine: Engine, arn: str) -> tuple[int, Counter[str]]:
+def attempts(stack: Stack, arn: str) -> tuple[int, Counter[str]]:
     """How often the batch's rows ran, and the errors of the attempts that failed."""
-    with unlimited(engine):
-        history = stack.client("stepfunctions").get_execution_history(executionArn=arn, maxResults=1000)
+    history = stack.client("stepfunctions").get_execution_history(executionArn=arn, maxResults=1000)
     errors = Counter(
         event["taskFailedEventDetails"]["error"]
         for event in history["events"]

@@ -66,13 +66,13 @@ def row_value(batch: WorkflowBatch, arn: str, outcome: Outcome, *, is_last: bool
     Where the task failed, the run may nevertheless run or have succeeded: an earlier attempt started it, or
     its output is too large for the task's result. So the run itself is described.
     """
-    if batch.detached and ("output" in outcome or _find_run(arn)):
-        return arn
     if "output" in outcome:
-        return outcome["output"]
+        return arn if batch.detached else outcome["output"]
     run = _find_run(arn)
     if run is None:
         return {"error": outcome["error"], "cause": outcome["cause"], "execution": arn}
+    if batch.detached:
+        return arn
     if run.is_running and not is_last and outcome["error"] != "States.Timeout":
         raise RunUnfinished(f"{arn} is still running")
     if run.is_running:

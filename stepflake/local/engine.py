@@ -70,7 +70,7 @@ class Settings:
         if self.has_limits is not None:
             document["enabled"] = self.has_limits
         if self.faults is not None:
-            document["faults"] = self.faults.to_json()
+            document["faults"] = asdict(self.faults)
         return document
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from stepflake.errors import UserError
@@ -41,13 +41,6 @@ class Faults:
                     " and 1, such as throttle=0.08; delay=0.1:2 is late by up to 2 s; seed=7 repeats a run."
                 ) from None
         return faults
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Self:
-        return cls(**document)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @property
     def any(self) -> bool:

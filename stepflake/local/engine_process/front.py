@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import asdict
 from typing import Any
 
 from stepflake.local.engine import SETTINGS_PATH
@@ -63,12 +64,12 @@ async def _settings(scope: Message, receive: Receive, send: Send) -> None:
         ACCOUNT.configure(
             enabled=change.get("enabled"),
             values={name: Value(**value) for name, value in change.get("limits", {}).items()},
-            faults=Faults.from_json(change["faults"]) if "faults" in change else None,
+            faults=Faults(**change["faults"]) if "faults" in change else None,
         )
     await _answer(
         send,
         200,
-        {"enabled": ACCOUNT.enabled, "limits": ACCOUNT.report(), "faults": ACCOUNT.faults.to_json()},
+        {"enabled": ACCOUNT.enabled, "limits": ACCOUNT.report(), "faults": asdict(ACCOUNT.faults)},
     )
 
 

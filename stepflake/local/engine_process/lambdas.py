@@ -437,8 +437,9 @@ def _reserving(put: Callable[[str, Any], Answer]) -> Callable[[str, Any], Answer
     """PutFunctionConcurrency, which leaves enough for functions without reserved concurrency."""
 
     def reserve(func_name: str, data: dict[str, Any]) -> Answer:
-        others = _reserved_by_key(lambda_svc._inflight_key({"FunctionName": func_name}))
-        others.pop(lambda_svc._inflight_key({"FunctionName": func_name}), None)
+        key = lambda_svc._inflight_key({"FunctionName": func_name})
+        others = _reserved_by_key(key)
+        others.pop(key, None)
         wanted = int(data.get("ReservedConcurrentExecutions") or 0)
         if ACCOUNT.value(_CONCURRENCY).size - sum(others.values()) - wanted < _UNRESERVED:
             message = (
@@ -486,9 +487,9 @@ def _polling(run: Callable[..., None]) -> Callable[..., None]:
 # Sizes
 
 
-def fits(payload: Json, invocation_type: str = "RequestResponse") -> bool:
-    """Whether an event is within the limit of its invocation."""
-    return ACCOUNT.fits(_ASYNC if invocation_type == "Event" else _SYNC, _size(payload))
+def fits(event: Json) -> bool:
+    """Whether an event is within the limit of an invocation that is waited for."""
+    return ACCOUNT.fits(_SYNC, _size(event))
 
 
 def _size(payload: Json) -> int:

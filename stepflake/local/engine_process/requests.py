@@ -5,7 +5,7 @@ A refused request is answered as its service answers a throttle, before anything
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from stepflake.local.limits import LIMITS
 
 Headers = dict[str, str]
 Answer = tuple[int, Headers, Any]
+# A rate's name, the key of its bucket, and tokens.
+Charge = tuple[str, str, float]
 Dispatch = Callable[[str, str, Headers, bytes, dict[str, list[str]], str], Awaitable[Answer]]
 
 _RATES = frozenset(name for name, limit in LIMITS.items() if limit.kind == "rate")
@@ -56,8 +58,8 @@ class Call:
         """As limits are named: states.StartExecution."""
         return f"{self.service}.{self.operation}"
 
-    def charges(self) -> Iterator[tuple[str, str, float]]:
-        """The rates it counts for: name, key of the bucket, tokens."""
+    def charges(self) -> Iterator[Charge]:
+        """The rates it counts for."""
         if self.service == "s3" and self.action:
             bucket, _, key = self.path.lstrip("/").partition("/")
             reads = self.operation.startswith(("Get", "Head", "List"))
@@ -67,15 +69,12 @@ class Call:
         elif self.name in _RATES:
             yield (self.name, "", 1)
 
-    def charges_for(self, answer: Answer) -> Iterator[tuple[str, str, float]]:
-        """What it took besides, as its answer shows: the units of what DynamoDB read."""
-        if self.service != "dynamodb":
-            return
-        body = answer[2]
-        units = -(-len(body) // _READ_UNIT) if isinstance(body, bytes | str) else 1
-        for name, key, amount in self.charges():
-            if name == "dynamodb.PartitionReads":
-                yield name, key, amount * (units - 1)
+
+def _charge_reads(charges: Iterable[Charge], body: bytes) -> None:
+    """Charges the units of what DynamoDB read, which its answer shows; the first is charged already."""
+    for name, key, amount in charges:
+        if name == "dynamodb.PartitionReads":
+            ACCOUNT.charge(name, key, amount * (-(-len(body) // _READ_UNIT) - 1))
 
 
 # Bytes of an item that one unit writes or reads (a consistent read; half as many otherwise).
@@ -83,7 +82,7 @@ class Call:
 _WRITE_UNIT, _READ_UNIT = 1024, 4096
 
 
-def _partition(call: Call) -> Iterator[tuple[str, str, float]]:
+def _partition(call: Call) -> Iterator[Charge]:
     """The units of a DynamoDB call on the partition that it names."""
     try:
         document = json.loads(call.body)
@@ -163,9 +162,9 @@ def install() -> None:
         service = router.detect_service(method, path, headers, params)
         action = iam_actions.extract_iam_action(service, method, path, headers, body, params) or ""
         call = Call(service, action, path, headers, body)
-        for name, key, amount in call.charges():
-            if not ACCOUNT.allows(name, key, amount):
-                return throttled(service)
+        charges = list(call.charges())
+        if not all(ACCOUNT.allows(*charge) for charge in charges):
+            return throttled(service)
         own = service in _FAULTY_SERVICES and is_role(router.extract_access_key_id(headers, query))
         expected = fate(call.name) if own else Fate()
         if expected.delay:
@@ -173,8 +172,8 @@ def install() -> None:
         if expected.throttled:
             return throttled(service)
         answer = await dispatch(method, path, headers, body, query, request_id)
-        for name, key, amount in call.charges_for(answer):
-            ACCOUNT.charge(name, key, amount)
+        if service == "dynamodb":
+            _charge_reads(charges, answer[2])
         if expected.lost:
             raise AnswerLostError(call.name)
         return answer

@@ -102,7 +102,7 @@ class TaskCall:
             return call()
         for resource in self.resources:
             machine.authorize(self.request.action, resource, self.errors, self.context)
-        if not all(ACCOUNT.allows(name, key, amount) for name, key, amount in self.request.charges()):
+        if not all(ACCOUNT.allows(*charge) for charge in self.request.charges()):
             raise self._throttled()
         expected = requests.fate(f"machine/{self.request.name}")
         if expected.delay:

@@ -17,6 +17,7 @@ from stepflake.local.engine import REGION, Engine, Settings
 from stepflake.local.faults import Faults
 from stepflake.local.limits import LIMITS, Value
 from stepflake.stack import ACCESS_KEY, SECRET_KEY
+from tests.integration.engine.machines import Activity, Machines
 
 # As build.py makes it, but with all packages of this environment.
 BOOTSTRAP = f"""\
@@ -55,20 +56,33 @@ def client(engine: Engine) -> Iterator[Callable[..., Any]]:
         each.close()
 
 
+@pytest.fixture(autouse=True)
+def as_on_aws(engine: Engine) -> Iterator[None]:
+    """Each test begins with the limits' defaults and without faults."""
+    yield
+    defaults = {name: Value(limit.size, limit.refill) for name, limit in LIMITS.items()}
+    engine.configure(Settings(True, defaults, Faults()))
+
+
 @pytest.fixture
-def settings(engine: Engine) -> Iterator[Callable[..., Limits]]:
+def settings(engine: Engine) -> Callable[..., Limits]:
     """`settings(limits=...)` changes the engine's Settings for this test; returns its limits by name."""
 
     def change(**change: Any) -> Limits:
         engine.configure(Settings(**change))
         return {limit["name"]: limit for limit in engine.settings()["limits"]}
 
-    yield change
-    change(
-        has_limits=True,
-        limits={name: Value(limit.size, limit.refill) for name, limit in LIMITS.items()},
-        faults=Faults(),
-    )
+    return change
+
+
+@pytest.fixture(scope="module")
+def machines(engine: Engine, client: Callable[..., Any]) -> Machines:
+    return Machines(engine, client)
+
+
+@pytest.fixture
+def work(machines: Machines) -> Activity:
+    return machines.activity()
 
 
 @pytest.fixture(scope="module")

@@ -9,22 +9,11 @@ from typing import Any
 import pytest
 import urllib3
 
-from stepflake.local.engine import Engine
 from tests.integration.engine.machines import Activity, Machines, code_of, pass_, task
 from tests.runs import wait_for
 
 START = "arn:aws:states:::states:startExecution"
 WAIT = {"Type": "Wait", "Seconds": 3600, "End": True}
-
-
-@pytest.fixture(scope="module")
-def machines(engine: Engine, client: Callable[..., Any]) -> Machines:
-    return Machines(engine, client)
-
-
-@pytest.fixture
-def work(machines: Machines) -> Activity:
-    return machines.activity()
 
 
 def map_of(states: dict[str, Any], items: Any, mode: str = "INLINE", **fields: Any) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import urllib3
 
-from stepflake.local.engine import Engine
 from tests.integration.engine.machines import Machines, code_of, pass_, task
 from tests.runs import wait_for
 
@@ -18,20 +17,9 @@ LIMIT = 262_144
 
 
 @pytest.fixture(scope="module")
-def all_machines(engine: Engine, client: Callable[..., Any]) -> Machines:
-    return Machines(engine, client)
-
-
-@pytest.fixture
-def machines(all_machines: Machines) -> Iterator[Machines]:
-    yield all_machines
-    all_machines.set(PayloadSize=LIMIT, DescribeDelay=0.05)
-
-
-@pytest.fixture(scope="module")
-def waiting(all_machines: Machines) -> str:
+def waiting(machines: Machines) -> str:
     """A machine that waits for a long time."""
-    return all_machines.create({"Wait": {"Type": "Wait", "Seconds": 3600, "End": True}})
+    return machines.create({"Wait": {"Type": "Wait", "Seconds": 3600, "End": True}})
 
 
 def name() -> str:

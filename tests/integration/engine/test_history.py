@@ -1,28 +1,14 @@
 """The history of an execution on the engine has the events that AWS records, and is limited in number."""
 
 import json
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import urllib3
 
-from stepflake.local.engine import Engine
 from tests.integration.engine.machines import Machines, pass_, task
 from tests.integration.engine.test_ends import map_of, parallel
 
 START = "arn:aws:states:::states:startExecution"
-
-
-@pytest.fixture(scope="module")
-def all_machines(engine: Engine, client: Callable[..., Any]) -> Machines:
-    return Machines(engine, client)
-
-
-@pytest.fixture
-def machines(all_machines: Machines) -> Iterator[Machines]:
-    yield all_machines
-    all_machines.set(HistoryEvents=25_000)
 
 
 def test_each_state_is_entered_and_exited(machines: Machines) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,8 @@ EVERYTHING = allow("*")
 
 
 @pytest.fixture(scope="module")
-def owner(engine: Engine, client: Callable[..., Any]) -> Account:
+def account(engine: Engine, client: Callable[..., Any]) -> Account:
     return Account(engine, client)
-
-
-@pytest.fixture
-def account(owner: Account) -> Iterator[Account]:
-    """With the limits and no faults, before and after each test."""
-    rate = {"size": 1300, "refill": 300}
-    yield owner
-    owner.set(faults={}, limits={"states.StartExecution": rate})
 
 
 def counted(account: Account, name: str) -> tuple[int, int]:

@@ -1,32 +1,14 @@
 """RedriveExecution on the engine: the execution continues where it did not succeed, and keeps the rest."""
 
 import json
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 
-from stepflake.local.engine import Engine
 from tests.integration.engine.machines import Activity, Machines, code_of, pass_, task
 from tests.integration.engine.test_ends import WAIT, map_of, parallel
 from tests.runs import wait_for
-
-
-@pytest.fixture(scope="module")
-def all_machines(engine: Engine, client: Callable[..., Any]) -> Machines:
-    return Machines(engine, client)
-
-
-@pytest.fixture
-def machines(all_machines: Machines) -> Iterator[Machines]:
-    yield all_machines
-    all_machines.set(HistoryEvents=25_000)
-
-
-@pytest.fixture
-def work(machines: Machines) -> Activity:
-    return machines.activity()
 
 
 def redrive(machines: Machines, arn: str, **token: str) -> Any:

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,20 +14,12 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutE
 
 from stepflake.local.engine import REGION, SETTINGS_PATH, Engine, Settings
 from stepflake.local.faults import Faults
-from stepflake.local.limits import LIMITS, Value
+from stepflake.local.limits import Value
 
 ARN = "arn:aws:states:us-east-1:000000000000:execution:none:none"
 FEW = 3
 
 Clients = Callable[[str], Any]
-
-
-@pytest.fixture(autouse=True)
-def as_on_aws(engine: Engine) -> Iterator[None]:
-    """Each test begins with the limits' defaults and without faults."""
-    yield
-    defaults = {name: Value(limit.size, limit.refill) for name, limit in LIMITS.items()}
-    engine.configure(Settings(True, defaults, Faults()))
 
 
 def limit(engine: Engine, name: str, size: float, refill: float = 0) -> None:

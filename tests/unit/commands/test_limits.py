@@ -1,6 +1,7 @@
 """`stepflake limits`, and the options of `up` for limits and faults."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def document(**changes: Any) -> dict[str, Any]:
         {**RATE, "allowed": 164, "refused": 1031, **about},
         {**SIZE, "allowed": 3, "refused": 0, **about, "adjustable": False},
     ]
-    return {"enabled": True, "limits": listed, "faults": Faults().to_json(), **changes}
+    return {"enabled": True, "limits": listed, "faults": asdict(Faults()), **changes}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any], *arguments: str) -> Result:
@@ -48,7 +49,7 @@ def test_limits_for_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_says_that_limits_are_off_and_which_faults_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    faults = Faults(throttle=0.08, seed=7).to_json()
+    faults = asdict(Faults(throttle=0.08, seed=7))
     result = run(monkeypatch, document(enabled=False, faults=faults))
     assert "Limits are off (--no-limits)" in result.stdout
     assert "throttle=0.08" in result.stdout

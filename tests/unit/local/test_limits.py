@@ -1,5 +1,8 @@
 """Limits and faults as they are written on the command line."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from stepflake.local.faults import FaultError, Faults
@@ -58,7 +61,7 @@ def test_each_limit_says_where_it_comes_from() -> None:
 def test_faults() -> None:
     faults = Faults.parse(["throttle=0.08", "lost=0.03", "kill=0.02", "delay=0.1:2.5", "seed=7"])
     assert faults == Faults(throttle=0.08, lost=0.03, kill=0.02, delay=0.1, delay_seconds=2.5, seed=7)
-    assert Faults.from_json(faults.to_json()) == faults
+    assert Faults(**json.loads(json.dumps(asdict(faults)))) == faults
 
 
 @pytest.mark.parametrize(

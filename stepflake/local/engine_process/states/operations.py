@@ -9,9 +9,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 from ministack.services import stepfunctions  # type: ignore[import-untyped]
 
@@ -41,6 +42,9 @@ from stepflake.local.engine_process.states.tokens import Answer, refuse
 
 logger = logging.getLogger("states")
 
+D = TypeVar("D")
+R = TypeVar("R")
+
 # An EXPRESS execution runs at most so long.
 # https://docs.aws.amazon.com/step-functions/latest/dg/choosing-workflow-type.html
 MAX_EXPRESS_SECONDS = 300
@@ -57,13 +61,24 @@ class _RefusedError(Exception):
         self.code = code
 
 
+def _refusing(operation: Callable[[D], R]) -> Callable[[D], R | Answer]:
+    """An operation whose _RefusedError is its answer."""
+
+    @wraps(operation)
+    def answered(data: D) -> R | Answer:
+        try:
+            return operation(data)
+        except _RefusedError as error:
+            return refuse(error.code, str(error))
+
+    return answered
+
+
+@_refusing
 def start_execution(data: dict[str, Any]) -> Answer:
     """StartExecution. The same name and input, while the execution runs, are answered as the first time."""
-    try:
-        machine, definition = _find_machine(data)
-        name, text = _check_start(data)
-    except _RefusedError as error:
-        return refuse(error.code, str(error))
+    machine, definition = _find_machine(data)
+    name, text = _check_start(data)
     prefix = machine["stateMachineArn"].replace(":stateMachine:", ":execution:")
     arn = f"{prefix}:{name}"
     if machine.get("type") == "EXPRESS":
@@ -85,16 +100,14 @@ def start_execution(data: dict[str, Any]) -> Answer:
     return _json({"executionArn": arn, "startDate": execution["startDate"]})
 
 
+@_refusing
 def start_sync_execution(data: dict[str, Any]) -> Answer:
     """StartSyncExecution, which only EXPRESS machines have; answers when the execution has ended."""
-    try:
-        machine, definition = _find_machine(data)
-        if machine.get("type") != "EXPRESS":
-            message = "This operation is not supported by this type of state machine"
-            return refuse("StateMachineTypeNotSupported", message)
-        name, text = _check_start(data)
-    except _RefusedError as error:
-        return refuse(error.code, str(error))
+    machine, definition = _find_machine(data)
+    if machine.get("type") != "EXPRESS":
+        message = "This operation is not supported by this type of state machine"
+        raise _RefusedError("StateMachineTypeNotSupported", message)
+    name, text = _check_start(data)
     prefix = machine["stateMachineArn"].replace(":stateMachine:", ":express:")
     arn = f"{prefix}:{name}:{stepfunctions.new_uuid()}"
     execution = new_execution(machine, definition, arn, text)
@@ -106,14 +119,11 @@ def start_sync_execution(data: dict[str, Any]) -> Answer:
     return _json({**answer, "inputDetails": {"included": True}, "outputDetails": {"included": True}})
 
 
+@_refusing
 def describe_execution(data: dict[str, Any]) -> Answer:
     """DescribeExecution."""
     arn = data.get("executionArn", "")
-    if ":express:" in arn:
-        return refuse("InvalidArn", f"Invalid Arn: '{arn}'")
-    execution = stepfunctions._executions.get(arn)
-    if execution is None:
-        return _no_such_execution(arn)
+    execution = _find_standard(arn)
     always = ("executionArn", "stateMachineArn", "name", "status", "startDate", "input")
     answer = {
         **{field: execution[field] for field in always},
@@ -126,21 +136,21 @@ def describe_execution(data: dict[str, Any]) -> Answer:
     return _json(answer)
 
 
+@_refusing
 def describe_visible_execution(data: dict[str, Any]) -> Answer:
     """DescribeExecution for a role, which sees an execution only a moment after its start."""
     arn = data.get("executionArn", "")
     execution = stepfunctions._executions.get(arn)
     if execution is not None and not _is_visible(execution):
-        return _no_such_execution(arn)
+        raise _no_such_execution(arn)
     return describe_execution(data)
 
 
+@_refusing
 def stop_execution(data: dict[str, Any]) -> Answer:
     """StopExecution. Nothing of the execution begins after it, and what still runs has no effect."""
     arn = data.get("executionArn", "")
-    execution = stepfunctions._executions.get(arn)
-    if execution is None:
-        return _no_such_execution(arn)
+    execution = _find_execution(arn)
     attempt = running_attempt(arn)
     if attempt is not None:
         attempt.end("ABORTED", error=data.get("error"), cause=data.get("cause"))
@@ -150,14 +160,11 @@ def stop_execution(data: dict[str, Any]) -> Answer:
     return _json({"stopDate": execution["stopDate"]})
 
 
+@_refusing
 def redrive_execution(data: dict[str, Any]) -> Answer:
     """RedriveExecution. The same client token is answered as the first time."""
     arn = data.get("executionArn", "")
-    if ":express:" in arn:
-        return refuse("InvalidArn", f"Invalid Arn: '{arn}'")
-    execution = stepfunctions._executions.get(arn)
-    if execution is None:
-        return _no_such_execution(arn)
+    execution = _find_standard(arn)
     token = data.get("clientToken") or stepfunctions.new_uuid()
     with _lock:
         known = execution.setdefault("redriveTokens", {})
@@ -183,12 +190,10 @@ def redrive_execution(data: dict[str, Any]) -> Answer:
     return _json({"redriveDate": execution["redriveDate"]})
 
 
+@_refusing
 def check_name(data: Mapping[str, Any]) -> Answer | None:
     """The refusal of a name in a request that creates something, or None."""
-    try:
-        _check_name(data.get("name", ""))
-    except _RefusedError as error:
-        return refuse(error.code, str(error))
+    _check_name(data.get("name", ""))
     return None
 
 
@@ -271,8 +276,23 @@ def _is_visible(execution: Execution) -> bool:
     return not 0 <= age < ACCOUNT.value("states.DescribeDelay").size
 
 
-def _no_such_execution(arn: str) -> Answer:
-    return refuse("ExecutionDoesNotExist", f"Execution Does Not Exist: '{arn}'")
+def _find_execution(arn: str) -> Execution:
+    """Raises _RefusedError."""
+    execution: Execution | None = stepfunctions._executions.get(arn)
+    if execution is None:
+        raise _no_such_execution(arn)
+    return execution
+
+
+def _find_standard(arn: str) -> Execution:
+    """An execution that can be described and redriven. Raises _RefusedError."""
+    if ":express:" in arn:
+        raise _RefusedError("InvalidArn", f"Invalid Arn: '{arn}'")
+    return _find_execution(arn)
+
+
+def _no_such_execution(arn: str) -> _RefusedError:
+    return _RefusedError("ExecutionDoesNotExist", f"Execution Does Not Exist: '{arn}'")
 
 
 def _known(execution: Execution, *fields: str) -> dict[str, Any]:
