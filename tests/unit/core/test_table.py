@@ -65,12 +65,12 @@ def test_an_update_sets_and_adds() -> None:
         assert update_if(
             "#owner = :owner AND #state = :held",
             KEY,
-            "SET until = :until, #result = :result ADD renewals :one",
+            "SET lease_until = :until, #result = :result ADD renewals :one",
             {":owner": "a", ":held": "held", ":until": until, ":result": "r", ":one": 1},
         ) is None  # fmt: skip
 
-    expected = {"owner": "a", "state": "held", "until": 20, "result": "r", "renewals": 2, "expires_at": 7}
-    assert get_item(KEY) == {**KEY, **expected}
+    expected = {"owner": "a", "state": "held", "lease_until": 20, "result": "r", "renewals": 2}
+    assert get_item(KEY) == {**KEY, **expected, "expires_at": 7}
 
 
 def test_an_update_or_a_delete_that_is_not_allowed_changes_nothing() -> None:

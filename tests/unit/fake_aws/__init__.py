@@ -12,7 +12,7 @@ from botocore.config import Config
 from tests.unit.fake_aws.client import FakeClient
 from tests.unit.fake_aws.clock import FakeClock
 from tests.unit.fake_aws.comprehend import FakeComprehend
-from tests.unit.fake_aws.dynamodb import TABLE, FakeDynamoDB
+from tests.unit.fake_aws.dynamodb import REUSE_TABLE, TABLE, FakeDynamoDB
 from tests.unit.fake_aws.faults import Faults, ProcessDied, client_error
 from tests.unit.fake_aws.invocations import CONTEXT, FakeContext
 from tests.unit.fake_aws.s3 import BUCKET, FakeS3
@@ -35,6 +35,7 @@ __all__ = [
 ENVIRONMENT = {
     "BUCKET": BUCKET,
     "TABLE": TABLE,
+    "REUSE_TABLE": REUSE_TABLE,
     "STATE_MACHINE_PREFIX": MACHINES,
     "POST_WAIT_SECONDS": "5",
     "GET_WAIT_SECONDS": "5",

@@ -4,10 +4,15 @@ https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.Ope
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Expressions.UpdateExpressions.html
 """
 
+import copy
+import operator
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
+
+# AWS's whole list: https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ReservedWords.html
+from ministack.services._dynamodb_keywords import AWS_KEYWORDS  # type: ignore[import-untyped]
 
 from tests.unit.fake_aws.faults import AwsError
 
@@ -15,12 +20,16 @@ from tests.unit.fake_aws.faults import AwsError
 Attribute = dict[str, Any]
 Item = dict[str, Attribute]
 Condition = Callable[[Item], bool]
+# An operand's value in an item; None where the item does not have it.
+Operand = Callable[[Item], Attribute | None]
+# The names of an attribute and of the maps that it is in, from the outermost.
+Path = tuple[str, ...]
+# The path that one action of an update writes, and its value there in the item before; None removes it.
+Change = tuple[Path, Operand]
 
-# The reserved words of DynamoDB that are names of the table's attributes.
-# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ReservedWords.html
-RESERVED = {"ERROR", "OWNER", "RESULT", "STATE", "STATUS"}
+KEYS = ("pk", "sk")
 
-_TOKEN = re.compile(r"\s*([#:]?\w+|[(),=<])")
+_TOKEN = re.compile(r"\s*([#:]?\w+|<=|>=|<>|[(),.=<>+-])")
 
 
 class Substitutions:
@@ -67,14 +76,19 @@ class Expression:
         return condition
 
     def update(self) -> Callable[[Item], Item]:
-        """SET and ADD clauses: what an item becomes. Values are those of the item before."""
-        changes: list[Callable[[Item], tuple[str, Attribute]]] = []
-        while self._tokens:
-            change = {"SET": self._set, "ADD": self._add}[self._next()]
-            changes.append(change())
+        """SET, ADD and REMOVE clauses: what an item becomes. Values are those of the item before."""
+        actions = {"SET": self._set, "ADD": self._add, "REMOVE": self._remove}
+        changes: list[Change] = []
+        while self._tokens or not changes:
+            clause = self._next().upper()
+            action = actions.pop(clause, None)
+            if action is None:
+                raise invalid(f"Invalid UpdateExpression: {clause!r} is no clause, or is there twice")
+            changes.append(action())
             while self._skip(","):
-                changes.append(change())
-        return lambda item: {**item, **dict(change(item) for change in changes)}
+                changes.append(action())
+        _check_paths([path for path, _ in changes])
+        return lambda item: _changed(item, changes)
 
     def _or(self) -> Condition:
         left = self._and()
@@ -83,48 +97,103 @@ class Expression:
         return left
 
     def _and(self) -> Condition:
-        left = self._test()
+        left = self._not()
         while self._skip("AND"):
-            left = _both(left, self._test())
+            left = _both(left, self._not())
         return left
+
+    def _not(self) -> Condition:
+        if self._skip("NOT"):
+            inner = self._not()
+            return lambda item: not inner(item)
+        return self._test()
 
     def _test(self) -> Condition:
         if self._skip("("):
             inner = self._or()
             self._expect(")")
             return inner
+        if self._skip("attribute_exists"):
+            path = self._argument()
+            return lambda item: _found(item, path) is not None
         if self._skip("attribute_not_exists"):
-            self._expect("(")
-            name = self._name(self._next())
-            self._expect(")")
-            return lambda item: name not in item
-        left, comparator, right = self._operand(), self._next(), self._operand()
+            path = self._argument()
+            return lambda item: _found(item, path) is None
+        left = self._operand()
+        if self._skip("BETWEEN"):
+            low, high = self._between()
+            return lambda item: _at_most(low(item), left(item)) and _at_most(left(item), high(item))
+        comparator = self._next()
         if comparator not in _COMPARATORS:
             raise invalid(f"Invalid expression: Syntax error; token: {comparator!r}")
+        right = self._operand()
         return lambda item: _COMPARATORS[comparator](left(item), right(item))
 
-    def _set(self) -> Callable[[Item], tuple[str, Attribute]]:
-        name = self._name(self._next())
+    def _between(self) -> tuple[Operand, Operand]:
+        low = self._operand()
+        self._expect("AND")
+        return low, self._operand()
+
+    def _set(self) -> Change:
+        path = self._path()
         self._expect("=")
-        value = self._substitutions.find(self._next())
-        return lambda _item: (name, value)
+        left = self._set_operand()
+        if not self._tokens or self._tokens[0] not in _OPERATORS:
+            return path, lambda item: _there(left(item))
+        calculate, right = _OPERATORS[self._next()], self._set_operand()
+        return path, lambda item: _calculated(calculate, _there(left(item)), _there(right(item)))
 
-    def _add(self) -> Callable[[Item], tuple[str, Attribute]]:
-        name, value = self._name(self._next()), self._substitutions.find(self._next())
-        return lambda item: (name, _sum(item.get(name, {"N": "0"}), value))
+    def _set_operand(self) -> Operand:
+        if not self._skip("if_not_exists"):
+            return self._operand()
+        self._expect("(")
+        path = self._path()
+        self._expect(",")
+        default = self._set_operand()
+        self._expect(")")
 
-    def _operand(self) -> Callable[[Item], Attribute | None]:
-        token = self._next()
-        if token.startswith(":"):
-            value = self._substitutions.find(token)
+        def value(item: Item) -> Attribute | None:
+            found = _found(item, path)
+            return default(item) if found is None else found
+
+        return value
+
+    def _add(self) -> Change:
+        path, value = self._path(), self._value()
+        return path, lambda item: _calculated(operator.add, _found(item, path) or {"N": "0"}, value)
+
+    def _remove(self) -> Change:
+        return self._path(), lambda _item: None
+
+    def _operand(self) -> Operand:
+        if self._tokens and self._tokens[0].startswith(":"):
+            value = self._value()
             return lambda _item: value
-        name = self._name(token)
-        return lambda item: item.get(name)
+        path = self._path()
+        return lambda item: _found(item, path)
+
+    def _argument(self) -> Path:
+        self._expect("(")
+        path = self._path()
+        self._expect(")")
+        return path
+
+    def _path(self) -> Path:
+        names = [self._name(self._next())]
+        while self._skip("."):
+            names.append(self._name(self._next()))
+        return tuple(names)
+
+    def _value(self) -> Attribute:
+        token = self._next()
+        if not token.startswith(":"):
+            raise invalid(f"Invalid expression: Syntax error; token: {token!r}, expected a value")
+        return dict(self._substitutions.find(token))
 
     def _name(self, token: str) -> str:
         if token.startswith("#"):
             return str(self._substitutions.find(token))
-        if token.upper() in RESERVED:
+        if token.upper() in AWS_KEYWORDS:
             raise invalid(f"Attribute name is a reserved keyword; reserved keyword: {token}")
         if not re.fullmatch(r"[A-Za-z]\w*", token):
             raise invalid(f"Invalid expression: Syntax error; token: {token!r}")
@@ -155,6 +224,46 @@ def invalid(message: str) -> AwsError:
     return AwsError("ValidationException", message)
 
 
+def _check_paths(paths: list[Path]) -> None:
+    for number, path in enumerate(paths):
+        if path[0] in KEYS:
+            raise invalid(f"Cannot update attribute {path[0]}. This attribute is part of the key")
+        for other in paths[:number]:
+            shorter = min(len(path), len(other))
+            if path[:shorter] == other[:shorter]:
+                raise invalid(f"Two document paths overlap with each other: {other}, {path}")
+
+
+def _changed(item: Item, changes: list[Change]) -> Item:
+    changed = copy.deepcopy(item)
+    for path, value in changes:
+        parent: Any = changed
+        for name in path[:-1]:
+            parent = parent.get(name, {}).get("M")
+            if parent is None:
+                raise invalid("The document path provided in the update expression is invalid for update")
+        new = value(item)
+        if new is None:
+            parent.pop(path[-1], None)
+        else:
+            parent[path[-1]] = copy.deepcopy(new)
+    return changed
+
+
+def _found(item: Item, path: Path) -> Attribute | None:
+    parent: Any = item
+    for name in path[:-1]:
+        parent = parent.get(name, {}).get("M", {})
+    found: Attribute | None = parent.get(path[-1])
+    return found
+
+
+def _there(attribute: Attribute | None) -> Attribute:
+    if attribute is None:
+        raise invalid("The provided expression refers to an attribute that does not exist in the item")
+    return attribute
+
+
 def _either(left: Condition, right: Condition) -> Condition:
     return lambda item: left(item) or right(item)
 
@@ -177,10 +286,24 @@ def _is_less(left: Attribute | None, right: Attribute | None) -> bool:
     return bool(left and right and set(left) == set(right) and _comparable(left) < _comparable(right))
 
 
-def _sum(left: Attribute, right: Attribute) -> Attribute:
+def _at_most(left: Attribute | None, right: Attribute | None) -> bool:
+    return _is_less(left, right) or _is_equal(left, right)
+
+
+def _calculated(calculate: Callable[[Any, Any], Decimal], left: Attribute, right: Attribute) -> Attribute:
     if set(left) != {"N"} or set(right) != {"N"}:
         raise invalid("An operand in the update expression has an incorrect data type")
-    return {"N": str(Decimal(left["N"]) + Decimal(right["N"]))}
+    return {"N": f"{calculate(Decimal(left['N']), Decimal(right['N'])):f}"}
 
 
-_COMPARATORS = {"=": _is_equal, "<": _is_less}
+_OPERATORS: dict[str, Callable[[Any, Any], Decimal]] = {"+": operator.add, "-": operator.sub}
+
+# What an attribute that is missing is compared with, it differs from.
+_COMPARATORS: dict[str, Callable[[Attribute | None, Attribute | None], bool]] = {
+    "=": _is_equal,
+    "<>": lambda left, right: not _is_equal(left, right),
+    "<": _is_less,
+    "<=": _at_most,
+    ">": lambda left, right: _is_less(right, left),
+    ">=": lambda left, right: _at_most(right, left),
+}

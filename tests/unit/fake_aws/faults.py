@@ -13,7 +13,8 @@ from botocore.exceptions import ClientError
 Moment = Literal["before", "after"]
 MOMENTS: tuple[Moment, ...] = ("before", "after")
 
-Action = Callable[[], Any]
+# A call: of a fake service's method, with the call's parameters.
+Action = Callable[..., Any]
 # What a call does instead of its action, which is passed to it.
 Plan = Callable[[Action], Any]
 
@@ -122,6 +123,14 @@ class Faults:
             return action()
 
         self._plans[operation].append(plan)
+
+    def leave_unprocessed(self, operation: str, requests: int, *, times: int = 1) -> None:
+        """The next calls, which are batches of DynamoDB's, leave their last so many requests unprocessed."""
+
+        def plan(action: Action) -> Any:
+            return action(unprocessed=requests)
+
+        self._plans[operation].extend([plan] * times)
 
     def meanwhile(self, operation: str, other: Action) -> None:
         """Another process does this just before the next call is carried out."""
