@@ -66,6 +66,9 @@ class BatchFailed(ApiError):
 
 
 class Throttled(ApiError):
-    """AWS throttled a call. On 429 Snowflake slows down and retries the request."""
+    """AWS throttled a call, or more calls are queued than a function's limit allows in a batch's time.
+
+    On 429 Snowflake slows down and retries the request.
+    """
 
     status = 429

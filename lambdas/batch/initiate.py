@@ -8,10 +8,18 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from batch import api, store, wire
-from batch.errors import BadRequest, BatchConflict, BatchFailed, RequestTooLarge, ResultExpired
+from batch.errors import (
+    BadRequest,
+    BatchConflict,
+    BatchFailed,
+    RequestTooLarge,
+    ResultExpired,
+    Throttled,
+)
 from batch.store import Batch, FunctionBatch, WorkflowBatch
 from batch.waits import Waits
 from core import deadline
+from core.calls.rates import Limit, Overloaded, TokenBucket, TooManyCalls
 from core.catalog import Signature, Workflow
 from core.errors import TransientError
 from core.exact_json import Json, dump_json
@@ -52,6 +60,8 @@ def initiate(event: wire.Event, request: wire.Request, execution: str) -> wire.A
         batch: Batch = workflow_batch(target, request, rows)
     else:
         check_arguments(target, rows)
+        if rows.arguments:
+            admit(target, rows, execution)
         batch = function_batch(target, request, rows)
         # EventBridge gets an execution's input with every change of its status.
         if not settings().rows_in_inputs:
@@ -75,6 +85,26 @@ def check_arguments(signature: Signature, rows: wire.Rows) -> None:
     for number, row in enumerate(rows.arguments):
         if not signature.accepts(len(row)):
             raise BadRequest(f"row {number} has {len(row)} arguments; the function is {signature}")
+
+
+def admit(signature: Signature, rows: wire.Rows, execution: str) -> None:
+    """Queues the batch's calls behind those of the function's limit.
+
+    Raises Throttled where they would not be made in the batch's time, RequestTooLarge where they never could
+    be.
+    """
+    limit = Limit.of(signature, signature.name)
+    if limit is None:
+        return
+    count = len(rows.arguments)
+    if signature.deduplicate:
+        count = len({dump_json(row) for row in rows.arguments})
+    try:
+        TokenBucket(limit).admit(signature.calls_for(count), execution)
+    except Overloaded as error:
+        raise Throttled(str(error)) from None
+    except TooManyCalls as error:
+        raise RequestTooLarge(str(error)) from None
 
 
 def function_batch(signature: Signature, request: wire.Request, rows: wire.Rows) -> FunctionBatch:

@@ -2,6 +2,7 @@
 
     batches/{execution}/rows-{digest}.json.gz   an array of argument arrays
     batches/{execution}/chunk-00000.json.gz     rows as `wire.render_rows` writes them
+    batches/{execution}/chunk-00000-answers-*   what attempts at an unfinished chunk know (core.calls.answers)
     batches/{execution}/result.json.gz          the body of the 200
 
 Chunks and results are written once, and the first writer wins: a worker that timed out and writes after its
@@ -123,6 +124,11 @@ def load_chunk(execution: str, chunk: int) -> str | None:
 def has_chunk(execution: str, chunk: int) -> bool:
     """Whether a chunk is finished."""
     return _exists(_chunk_key(execution, chunk))
+
+
+def answers_prefix(execution: str, chunk: int) -> str:
+    """Where the answers of an unfinished chunk are."""
+    return f"batches/{execution}/chunk-{chunk:05}-answers-"
 
 
 def store_result(execution: str, batch: Batch, chunks: list[str]) -> None:

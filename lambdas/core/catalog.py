@@ -39,18 +39,45 @@ DEFAULT_CHUNK_ROWS = 4096
 
 OnError = Literal["fail", "null", "object"]
 
+# No rate limit, no reuse.
+NONE = "none"
+
+# A rate limit: calls in a second, a minute or an hour.
+RATE = re.compile(r"(\d+(?:\.\d+)?)/(second|minute|hour)")
+# How long results are reused.
+PERIOD = re.compile(r"(\d+) (minute|hour|day)s?")
+# A variable of the environment in place of a value.
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+# The arguments of @service, and their types.
+SERVICE_OPTIONS = {
+    "rate_limit": str,
+    "max_concurrency": int,
+    "calls": str,
+    "reuse": str,
+    "version": str,
+}
+
 # The arguments of @remote_function, and their types.
-OPTIONS = {
+FUNCTION_OPTIONS = {
     "vectorized": bool,
     "chunk_rows": int,
     "max_batch_rows": int,
+    "rows_per_call": int,
     "concurrency": int,
     "on_error": str,
     "diagnostic": bool,
     "sql_names": tuple,
+    "deduplicate": bool,
+    **SERVICE_OPTIONS,
 }
 
+_COUNTS = ("chunk_rows", "max_batch_rows", "rows_per_call", "concurrency", "max_concurrency")
+
 SQL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
+
+# The name of a limit, which is part of its key in the table.
+LIMIT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class CatalogError(Exception):
@@ -65,13 +92,30 @@ class Parameter:
     type: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class CallOptions:
+    """What the author of a function or of a service says about its calls, as it is written there.
+
+    `rate_limit`, `reuse` and `version` may be "${NAME}", a variable of the Lambda's environment;
+    core.calls.rates and core.calls.reuse read them. `calls`: the limit's name, shared by all that have the
+    same; "" is their own name.
+    """
+
+    rate_limit: str = NONE
+    max_concurrency: int | None = None
+    calls: str = ""
+    reuse: str = NONE
+    version: str = ""
+
+
 @dataclass(frozen=True)
-class Signature:
+class Signature(CallOptions):
     """A remote function as SQL sees it, and how its rows are run.
 
     `variadic`: takes any number of further arguments of the last parameter's type (`*args`); that parameter
     is the last of `parameters`. `sql_names`: the names it is declared under in Snowflake. `max_batch_rows`:
-    the most rows that Snowflake sends in a request, None where that is left to Snowflake.
+    the most rows that Snowflake sends in a request, None where that is left to Snowflake. `rows_per_call`:
+    the most rows of one call of a vectorized function, None for all of the chunk.
     """
 
     name: str
@@ -81,11 +125,17 @@ class Signature:
     vectorized: bool = False
     chunk_rows: int = DEFAULT_CHUNK_ROWS
     max_batch_rows: int | None = None
+    rows_per_call: int | None = None
     concurrency: int = 1
     on_error: OnError = "fail"
     diagnostic: bool = False
     sql_names: tuple[str, ...] = ()
+    deduplicate: bool = False
     doc: str = ""
+
+    def calls_for(self, rows: int) -> int:
+        """How many calls of the function this many rows need."""
+        return rows if not self.vectorized else -(-rows // (self.rows_per_call or self.chunk_rows))
 
     def accepts(self, count: int) -> bool:
         """Whether a row may carry `count` arguments."""
@@ -146,10 +196,29 @@ def _read_workflow(path: Path) -> Workflow:
     return Workflow(name, schema.get("description", ""), schema, schema.get("x-run-id", "run_id"))
 
 
+def read_service(name: str, folder: Path = LAMBDAS_DIR / "services") -> CallOptions:
+    """What @service says in services/{name}.py; without it, nothing is limited or reused.
+
+    Raises CatalogError.
+    """
+    path = folder / f"{name}.py"
+    return _read_service(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _read_service(path: Path, _changed: int) -> CallOptions:
+    found = _decorated(path, "service")
+    if not found:
+        return CallOptions()
+    if len(found) != 1 or found[0][0].name != path.stem:
+        raise CatalogError(f"{path}: @service belongs to the function {path.stem}, and to no other")
+    return CallOptions(**_options(path, found[0][1], "service", SERVICE_OPTIONS))
+
+
 @lru_cache(maxsize=256)
 def _read_signature(path: Path, _changed: int) -> Signature:
     function, decorator = _find_function(path)
-    options = _options(path, decorator)
+    options = _options(path, decorator, "remote_function", FUNCTION_OPTIONS)
     vectorized = bool(options.get("vectorized", False))
     arguments = _arguments(path, function, vectorized)
     return Signature(
@@ -164,23 +233,28 @@ def _read_signature(path: Path, _changed: int) -> Signature:
 
 def _find_function(path: Path) -> tuple[ast.FunctionDef, ast.expr]:
     """The one remote function of a file, and its decorator."""
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    except SyntaxError as error:
-        raise CatalogError(f"{path}:{error.lineno}: this is not Python: {error.msg}") from error
-    functions = [
-        (node, decorator)
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef)
-        for decorator in node.decorator_list
-        if _decorator_name(decorator) == "remote_function"
-    ]
+    functions = _decorated(path, "remote_function")
     if len(functions) != 1 or functions[0][0].name != path.stem:
         raise CatalogError(
             f"{path}: expected exactly one function decorated with @remote_function, named {path.stem!r} "
             f"like its file; found {[node.name for node, _ in functions] or 'none'}"
         )
     return functions[0]
+
+
+def _decorated(path: Path, name: str) -> list[tuple[ast.FunctionDef, ast.expr]]:
+    """The functions of a file with this decorator, each with it."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except SyntaxError as error:
+        raise CatalogError(f"{path}:{error.lineno}: this is not Python: {error.msg}") from error
+    return [
+        (node, decorator)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        for decorator in node.decorator_list
+        if _decorator_name(decorator) == name
+    ]
 
 
 def _arguments(path: Path, function: ast.FunctionDef, vectorized: bool) -> list[ast.arg]:
@@ -200,19 +274,47 @@ def _arguments(path: Path, function: ast.FunctionDef, vectorized: bool) -> list[
     return all_arguments
 
 
-def _problem(options: dict[str, Any]) -> str | None:
+def _problem(options: dict[str, Any], decorator: str, types: dict[str, type]) -> str | None:
     """What is wrong with the decorator's arguments, or None."""
     for name, value in options.items():
-        if name not in OPTIONS:
-            return f"@remote_function has no argument {name}; it has {', '.join(OPTIONS)}"
-        if type(value) is not OPTIONS[name]:
-            return f"{name} must be a literal of type {OPTIONS[name].__name__}"
-    if min(options.get(name, 1) for name in ("chunk_rows", "max_batch_rows", "concurrency")) < 1:
-        return "chunk_rows, max_batch_rows and concurrency are at least 1"
+        if name not in types:
+            return f"@{decorator} has no argument {name}; it has {', '.join(types)}"
+        if type(value) is not types[name]:
+            return f"{name} must be a literal of type {types[name].__name__}"
+    if low := [name for name in _COUNTS if options.get(name, 1) < 1]:
+        return f"{', '.join(low)} must be at least 1"
+    return _call_problem(options) or _row_problem(options)
+
+
+def _call_problem(options: dict[str, Any]) -> str | None:
+    for name, form, example in (("rate_limit", RATE, "10/second"), ("reuse", PERIOD, "7 days")):
+        value = str(options.get(name, NONE))
+        if value != NONE and not VARIABLE.fullmatch(value) and not _is_positive(form, value):
+            return (
+                f'{name} is {value!r}; it must be like "{example}", "{NONE}", or "${{NAME}}" for a variable'
+                " of the environment"
+            )
+    if "calls" in options and not LIMIT_NAME.fullmatch(options["calls"]):
+        return "calls must be a name of at most 64 letters, digits, - and _"
+    if "calls" in options and "rate_limit" not in options and "max_concurrency" not in options:
+        return "calls names a limit: rate_limit or max_concurrency must say which"
+    if "version" in options and "reuse" not in options:
+        return "version is of results that are kept: reuse must say how long"
+    return None
+
+
+def _is_positive(form: re.Pattern[str], value: str) -> bool:
+    found = form.fullmatch(value)
+    return found is not None and float(found[1]) > 0
+
+
+def _row_problem(options: dict[str, Any]) -> str | None:
     if (policy := options.get("on_error", "fail")) not in get_args(OnError):
         return f"on_error is {policy!r}; it must be one of {', '.join(get_args(OnError))}"
-    if options.get("vectorized") and options.get("concurrency", 1) > 1:
-        return "a vectorized function gets all rows in one call: concurrency does not apply to it"
+    if "rows_per_call" in options and not options.get("vectorized"):
+        return "rows_per_call is for vectorized functions: the others get one row in each call"
+    if options.get("vectorized") and options.get("concurrency", 1) > 1 and "rows_per_call" not in options:
+        return "a vectorized function gets all rows in one call: concurrency needs rows_per_call"
     names = options.get("sql_names", ("_",))
     if not names or not all(isinstance(name, str) and SQL_NAME.fullmatch(name) for name in names):
         return "sql_names must be names that need no quotes in SQL: letters, digits and _"
@@ -224,7 +326,7 @@ def _decorator_name(decorator: ast.expr) -> str | None:
     return target.id if isinstance(target, ast.Name) else None
 
 
-def _options(path: Path, decorator: ast.expr) -> dict[str, Any]:
+def _options(path: Path, decorator: ast.expr, name: str, types: dict[str, type]) -> dict[str, Any]:
     """The decorator's arguments, checked."""
     if not isinstance(decorator, ast.Call):
         return {}
@@ -234,10 +336,10 @@ def _options(path: Path, decorator: ast.expr) -> dict[str, Any]:
             options[str(keyword.arg)] = ast.literal_eval(keyword.value)
         except ValueError:
             raise CatalogError(
-                f"{path}:{keyword.value.lineno}: @remote_function({keyword.arg}=...) must be a literal: "
+                f"{path}:{keyword.value.lineno}: @{name}({keyword.arg}=...) must be a literal: "
                 "it is read without running the file"
             ) from None
-    if problem := _problem(options):
+    if problem := _problem(options, name, types):
         raise CatalogError(f"{path}:{decorator.lineno}: {problem}")
     return options
 

@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from core.clients import s3
 from core.errors import TaskError, is_missing
 from core.exact_json import Json, dump_json, parse_json
+from core.patience import persist
 from core.settings import settings
 from core.table import get_item, put_if
 
@@ -66,7 +67,10 @@ def run_step(run_id: str, step: str, compute: Callable[[], Json]) -> Json:
     `compute` raises.
     """
     finished, value = load_checkpoint(run_id, step)
-    return value if finished else save_checkpoint(run_id, step, compute())
+    if finished:
+        return value
+    computed = compute()
+    return persist(lambda: save_checkpoint(run_id, step, computed))
 
 
 def load_step(run_id: str, step: str) -> Json:

@@ -1,8 +1,8 @@
 """The errors of a machine's Tasks, and which of them are retried.
 
 The class name of a TaskError is what the machine's Retry matches, and what a SQL user sees as `error`.
-Retried by the machine: TransientError (with Lambda's own transient errors, and a worker that died or timed
-out). Final: all other TaskErrors, since a retry would fail in the same way.
+Retried by the machine: TransientError and RateLimited (with Lambda's own transient errors, and a worker that
+died or timed out). Final: all other TaskErrors, since a retry would fail in the same way.
 
 The errors that the API answers are in `batch.errors`.
 """
@@ -26,6 +26,18 @@ class TaskError(Exception):
 
 class TransientError(TaskError):
     """An error that a retry may avoid: a lost connection, a throttle. A remote function may raise it."""
+
+
+class ThrottleError(TransientError):
+    """The service that is called asks for fewer calls, as by HTTP's 429. A remote function may raise it."""
+
+
+class RateLimited(TransientError):
+    """The invocation's time ended while it waited for a limit; the machine tries again later."""
+
+
+class RateLimitExceeded(TaskError):
+    """The limit did not allow all calls in the batch's time; the message names the limit and the remedy."""
 
 
 class FunctionError(TaskError):
@@ -77,8 +89,14 @@ def is_missing(error: "ClientError") -> bool:
     return error.response["Error"]["Code"] in ("NoSuchKey", "404")
 
 
-def is_throttle(error: Exception) -> bool:
-    """Whether AWS refused the call only because there were too many."""
+def is_throttle(error: BaseException) -> bool:
+    """Whether a call was refused only because there were too many: by AWS, or with status 429 by another."""
+    if isinstance(error, ThrottleError):
+        return True
+    # Of urllib and of urllib3, of requests and of httpx: their errors have the status in one of these places.
+    response = getattr(error, "response", None)
+    if HTTPStatus.TOO_MANY_REQUESTS in (getattr(error, "code", None), getattr(response, "status_code", None)):
+        return True
     botocore = sys.modules.get("botocore.exceptions")
     if botocore is None:
         return False
@@ -87,7 +105,7 @@ def is_throttle(error: Exception) -> bool:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed when it is retried."""
-    if isinstance(error, TransientError | ConnectionError | TimeoutError):
+    if isinstance(error, TransientError | ConnectionError | TimeoutError) or is_throttle(error):
         return True
     # Code that can raise botocore's errors has imported it; other code need not wait for the import.
     botocore = sys.modules.get("botocore.exceptions")

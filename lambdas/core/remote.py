@@ -1,15 +1,23 @@
 """Loads a remote function, and calls it with the arguments of rows."""
 
 import importlib
-import itertools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
 from core.catalog import Parameter, Signature
-from core.errors import ArgumentError, FunctionError, ResultError, TaskError, TransientError, is_transient
+from core.errors import (
+    ArgumentError,
+    FunctionError,
+    ResultError,
+    TaskError,
+    ThrottleError,
+    TransientError,
+    is_throttle,
+    is_transient,
+)
 from core.exact_json import Json, dump_json
 from core.shorten import shorten
 
@@ -17,6 +25,14 @@ from core.shorten import shorten
 MESSAGE_CHARS = 500
 
 Arguments = list[Json]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a row becomes: a JSON text. `is_error`: it stands for the row's error, as on_error says."""
+
+    text: str
+    is_error: bool = False
 
 
 def load_function(name: str) -> Callable[..., Any]:
@@ -29,22 +45,22 @@ def load_function(name: str) -> Callable[..., Any]:
     return function
 
 
-def run_rows(
-    signature: Signature, function: Callable[..., Any], rows: Sequence[Arguments], first_row: int
-) -> list[str]:
-    """Calls the function for all rows; returns a JSON text for each, in order.
+def call_rows(
+    signature: Signature, function: Callable[..., Any], rows: Mapping[int, Arguments]
+) -> dict[int, Answer | TransientError]:
+    """One call of a vectorized function with these rows, or one call of another function for each row.
 
-    Raises FunctionError, ArgumentError or ResultError naming the row (where on_error is "fail"), and
-    TransientError where a retry may help. `first_row`: the number of the first row in its batch.
+    `rows`: by their numbers in the batch. Returns an answer for each row, or the error for which it may be
+    called again. Raises FunctionError, ArgumentError or ResultError naming the row, where on_error is "fail".
     """
     if signature.vectorized:
-        return _run_vectorized(signature, function, rows, first_row)
-    if signature.concurrency > 1 and len(rows) > 1:
-        return _run_in_parallel(signature, function, rows, first_row)
-    return [_run_row(signature, function, row, n) for n, row in enumerate(rows, first_row)]
+        return _call_vectorized(signature, function, rows)
+    return {number: _call_row(signature, function, row, number) for number, row in rows.items()}
 
 
-def _run_row(signature: Signature, function: Callable[..., Any], row: Arguments, number: int) -> str:
+def _call_row(
+    signature: Signature, function: Callable[..., Any], row: Arguments, number: int
+) -> Answer | TransientError:
     try:
         value = function(*_convert(signature, row, number))
     except Exception as error:  # noqa: BLE001 - a user's function may raise anything
@@ -52,70 +68,54 @@ def _run_row(signature: Signature, function: Callable[..., Any], row: Arguments,
     return _encode(signature, value, number)
 
 
-def _run_in_parallel(
-    signature: Signature, function: Callable[..., Any], rows: Sequence[Arguments], first_row: int
-) -> list[str]:
-    pool = ThreadPoolExecutor(min(signature.concurrency, len(rows)), thread_name_prefix=signature.name)
-    try:
-        texts = pool.map(
-            _run_row,
-            itertools.repeat(signature),
-            itertools.repeat(function),
-            rows,
-            itertools.count(first_row),
-        )
-        return list(texts)
-    finally:
-        # Where one row fails the batch, rows that have not started are cancelled.
-        pool.shutdown(cancel_futures=True)
-
-
-def _run_vectorized(
-    signature: Signature, function: Callable[..., Any], rows: Sequence[Arguments], first_row: int
-) -> list[str]:
-    texts: dict[int, str] = {}
+def _call_vectorized(
+    signature: Signature, function: Callable[..., Any], rows: Mapping[int, Arguments]
+) -> dict[int, Answer | TransientError]:
+    answers: dict[int, Answer | TransientError] = {}
     arguments: dict[int, list[Any]] = {}
-    for number, row in enumerate(rows, first_row):
+    for number, row in rows.items():
         try:
             arguments[number] = _convert(signature, row, number)
         except ArgumentError as error:
-            texts[number] = _failure(signature, error, number)
-    if arguments:
-        texts |= _call_vectorized(signature, function, arguments)
-    return [texts[number] for number in sorted(texts)]
-
-
-def _call_vectorized(
-    signature: Signature, function: Callable[..., Any], arguments: dict[int, list[Any]]
-) -> dict[int, str]:
-    """The texts of rows by their numbers, from one call with a list for each parameter."""
+            answers[number] = _failure(signature, error, number)
+    if not arguments:
+        return answers
     try:
         values = function(*(list(column) for column in zip(*arguments.values(), strict=True)))
     except Exception as error:  # noqa: BLE001 - a user's function may raise anything
-        return {number: _failure(signature, error, None) for number in arguments}
+        return answers | {number: _failure(signature, error, None) for number in arguments}
     if not isinstance(values, list):
         raise ResultError(f"{signature.name} returned {type(values).__name__}; it must return a list")
     if len(values) != len(arguments):
         raise ResultError(f"{signature.name} got {len(arguments)} rows and returned {len(values)}")
-    texts = {}
     for number, value in zip(arguments, values, strict=True):
-        render = _failure if isinstance(value, Exception) else _encode
-        texts[number] = render(signature, value, number)
-    return texts
+        is_error = isinstance(value, Exception)
+        answers[number] = (_failure if is_error else _encode)(signature, value, number)
+    return answers
 
 
-def _failure(signature: Signature, error: Exception, row: int | None) -> str:
-    """Handles a row's error as on_error says: raises it, or returns the JSON text of null or of an object."""
-    if not isinstance(error, TransientError):
-        if signature.on_error == "null":
-            return "null"
-        if signature.on_error == "object":
-            return dump_json({"error": type(error).__name__, "cause": _message(str(error))})
-    if isinstance(error, TaskError) and not isinstance(error, TransientError):
-        raise error
+def _failure(signature: Signature, error: Exception, row: int | None) -> Answer | TransientError:
+    """A row's error as on_error says: null, an object, or raised. One that a retry may avoid is returned."""
     where = signature.name if row is None else f"{signature.name}, row {row}"
-    message = _message(f"{where}: {type(error).__name__}: {error}")
-    raise (TransientError if is_transient(error) else FunctionError)(message) from error
+    is_refused = is_throttle(error)
+    if (
+        is_refused
+        or isinstance(error, TransientError)
+        or (signature.on_error == "fail" and is_transient(error))
+    ):
+        transient = (ThrottleError if is_refused else TransientError)(
+            _message(f"{where}: {type(error).__name__}: {error}")
+        )
+        transient.__cause__ = error
+        return transient
+    if signature.on_error == "null":
+        return Answer("null", is_error=True)
+    if signature.on_error == "object":
+        text = dump_json({"error": type(error).__name__, "cause": _message(str(error))})
+        return Answer(text, is_error=True)
+    if isinstance(error, TaskError):
+        raise error
+    raise FunctionError(_message(f"{where}: {type(error).__name__}: {error}")) from error
 
 
 def _message(text: str) -> str:
@@ -123,7 +123,7 @@ def _message(text: str) -> str:
     return shorten(text.encode("utf-8", "replace").decode("utf-8"), MESSAGE_CHARS)
 
 
-def _encode(signature: Signature, value: Any, row: int) -> str:
+def _encode(signature: Signature, value: Any, row: int) -> Answer | TransientError:
     try:
         _check_hint(signature.returns, value)
         text = dump_json(value, default=_encode_special)
@@ -131,7 +131,7 @@ def _encode(signature: Signature, value: Any, row: int) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         message = f"{signature.name}, row {row}: the value it returned cannot be sent: {error}"
         return _failure(signature, ResultError(_message(message)), row)
-    return text
+    return Answer(text)
 
 
 def _check_hint(hint: str, value: Any) -> None:

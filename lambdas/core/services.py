@@ -2,6 +2,7 @@
 
 A service is one Python function over one JSON document, in a file of its own name:
 services/{name}.py holds `def {name}(document: dict[str, Any]) -> Any`. What it returns must be JSON.
+@service says which limits its calls have, and whether results are reused.
 The name has only letters and digits, as it becomes part of the logical ids in template.yaml.
 """
 
@@ -10,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.errors import TaskError, TransientError, is_transient
+from core.calls.documents import answer_document
+from core.catalog import read_service
+from core.errors import TaskError, ThrottleError, TransientError, is_throttle, is_transient
 from core.exact_json import Json, dump_json, parse_json
 
 SERVICES_DIR = Path(__file__).parent.parent / "services"
@@ -45,17 +48,28 @@ def load_service(name: str) -> Service:
 def run_service(name: str, document: dict[str, Any]) -> Json:
     """Runs a service on a document; numbers in the result are int or Decimal, as parse_json makes them.
 
-    Raises UnknownService, ServiceError, and TransientError for what a retry may avoid.
+    Waits for its limit, and reuses a kept result, as @service says. Raises UnknownService, ServiceError, and
+    TransientError and RateLimited for what a retry may avoid.
     """
     service = load_service(name)
+    path = SERVICES_DIR / f"{name}.py"
+    return parse_json(
+        answer_document(name, read_service(name), path, document, lambda: _call(name, service, document))
+    )
+
+
+def _call(name: str, service: Service, document: dict[str, Any]) -> str:
+    """What the service returns, as JSON."""
     try:
         value = service(document)
-    except TaskError as error:
-        raise type(error)(f"{name}: {error}") from error
     except Exception as error:
+        if is_throttle(error):
+            raise ThrottleError(f"{name}: {type(error).__name__}: {error}") from error
+        if isinstance(error, TaskError):
+            raise type(error)(f"{name}: {error}") from error
         message = f"{name}: {type(error).__name__}: {error}"
         raise (TransientError if is_transient(error) else ServiceError)(message) from error
     try:
-        return parse_json(dump_json(value))
+        return dump_json(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise ServiceError(f"{name}: what it returned is not JSON: {error}") from error

@@ -1,17 +1,25 @@
-"""The one DynamoDB table: checkpoints, locks and the states of tasks, distinguished by their keys.
+"""DynamoDB. One table has checkpoints, locks, the states of tasks and limits, distinguished by their keys:
 
     pk                     sk                        written by
     run#{run id}           step#{step}               core.checkpoints
     object#{bucket}/{key}  content#{etag}[.version]  ingest.locks
     task#{run id}#{group}  {task number}             fan_out.tasks
+    rate#{limit}           bucket                    core.calls.rates
+    rate#{limit}           batch#{execution}         core.calls.rates
+    rate#{limit}           slots                     core.calls.slots
+
+Another has the results that are reused (core.calls.reuse): it is not backed up, and is deleted with the
+stack.
 
 Every item has `expires_at` (epoch seconds), after which DynamoDB deletes it, within days: correctness must
-not depend on it. Values are Python's str, int, bool and None; no numbers with a fraction.
+not depend on it. Values are Python's str, int, bool and None, and dicts of them; no numbers with a
+fraction.
 """
 
+import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -23,6 +31,13 @@ from core.settings import settings
 
 # Longer than the 90 days for which Step Functions holds an execution's name.
 KEEP_SECONDS = 100 * 24 * 3600
+
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
+MAX_BATCH_READS, MAX_BATCH_WRITES = 100, 25
+
+# How often what a batch left undone is asked for again, with pauses of up to so long, doubled each time.
+_BATCH_ATTEMPTS = 5
+_BATCH_PAUSE_SECONDS = 0.05
 
 Item = dict[str, Any]
 
@@ -41,13 +56,16 @@ def get_item(key: Mapping[str, str]) -> Item | None:
     return _item(answer["Item"]) if "Item" in answer else None
 
 
-def query_items(pk: str) -> Iterator[Item]:
-    """All items of one partition as they are now, in the order of `sk`."""
+def query_items(pk: str, table: str | None = None) -> Iterator[Item]:
+    """All items of one partition as they are now, in the order of `sk`. `table`.
+
+    The stack's, if not named.
+    """
     pages = (
         dynamodb()
         .get_paginator("query")
         .paginate(
-            TableName=settings().table,
+            TableName=table or settings().table,
             KeyConditionExpression="pk = :pk",
             ExpressionAttributeValues=_attributes({":pk": pk}),
             ConsistentRead=True,
@@ -67,6 +85,22 @@ def put_if(condition: str, item: Mapping[str, Any], values: Mapping[str, Any] | 
     return _write_if(dynamodb().put_item, condition, values, Item=attributes)
 
 
+def change_if(
+    condition: str, key: Mapping[str, str], update: str, values: Mapping[str, Any]
+) -> tuple[bool, Item]:
+    """Updates as `update_if` does.
+
+    (True, the item as it is now), or (False, the existing item, {} for none).
+    """
+    written: dict[str, Any] = {}
+
+    def operation(**request: Any) -> None:
+        written.update(dynamodb().update_item(ReturnValues="ALL_NEW", **request)["Attributes"])
+
+    existing = _write_if(operation, condition, values, update, Key=_attributes(key), UpdateExpression=update)
+    return (True, _item(written)) if existing is None else (False, existing)
+
+
 def update_if(condition: str, key: Mapping[str, str], update: str, values: Mapping[str, Any]) -> Item | None:
     """Updates the item of a key by DynamoDB's expression `update`; returns as `put_if` does."""
     return _write_if(
@@ -77,6 +111,56 @@ def update_if(condition: str, key: Mapping[str, str], update: str, values: Mappi
 def delete_if(condition: str, key: Mapping[str, str], values: Mapping[str, Any]) -> Item | None:
     """Deletes the item of a key; returns as `put_if` does."""
     return _write_if(dynamodb().delete_item, condition, values, Key=_attributes(key))
+
+
+def get_items(table: str, keys: Sequence[Mapping[str, str]]) -> list[Item]:
+    """The items of at most MAX_BATCH_READS different keys as they are now, in any order.
+
+    Those that DynamoDB still leaves out after several attempts are left out.
+    """
+    items: list[Item] = []
+    asked: dict[str, Any] = {table: {"Keys": [_attributes(key) for key in keys], "ConsistentRead": True}}
+    for attempt in range(_BATCH_ATTEMPTS):
+        answer = dynamodb().batch_get_item(RequestItems=asked)
+        items += map(_item, answer["Responses"].get(table, []))
+        asked = answer.get("UnprocessedKeys") or {}
+        if not asked:
+            break
+        _pause(attempt)
+    return items
+
+
+def put_items(table: str, items: Sequence[Mapping[str, Any]]) -> int:
+    """Puts at most MAX_BATCH_WRITES items of different keys.
+
+    How many DynamoDB left out after several attempts.
+    """
+    asked: dict[str, Any] = {table: [{"PutRequest": {"Item": _attributes(item)}} for item in items]}
+    for attempt in range(_BATCH_ATTEMPTS):
+        asked = dynamodb().batch_write_item(RequestItems=asked).get("UnprocessedItems") or {}
+        if not asked:
+            break
+        _pause(attempt)
+    return len(asked.get(table, []))
+
+
+def add(table: str, key: Mapping[str, str], amounts: Mapping[str, int], expires_at: int) -> None:
+    """Adds to the numbers of an item, which is made if it is not there."""
+    names = {f"#{name}": name for name in amounts}
+    dynamodb().update_item(
+        TableName=table,
+        Key=_attributes(key),
+        UpdateExpression="SET expires_at = :expires_at ADD "
+        + ", ".join(f"#{name} :{name}" for name in amounts),
+        ExpressionAttributeNames=names,
+        ExpressionAttributeValues=_attributes(
+            {":expires_at": expires_at, **{f":{name}": amount for name, amount in amounts.items()}}
+        ),
+    )
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0, _BATCH_PAUSE_SECONDS * 2**attempt))  # noqa: S311 - so that not all come back at once
 
 
 def _write_if(
@@ -111,5 +195,11 @@ def _attributes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _item(attributes: Mapping[str, Any]) -> Item:
     values = ((name, _deserialize(value)) for name, value in attributes.items())
+    return {name: _plain(value) for name, value in values}
+
+
+def _plain(value: Any) -> Any:
     # DynamoDB's numbers are Decimals in Python; those that are stored here are whole.
-    return {name: int(value) if isinstance(value, Decimal) else value for name, value in values}
+    if isinstance(value, dict):
+        return {name: _plain(member) for name, member in value.items()}
+    return int(value) if isinstance(value, Decimal) else value

@@ -4,6 +4,7 @@ The task's state is stored first and the callback sent second: a callback that f
 delivery from the stored state, without running the service again.
 """
 
+import random
 import time
 from typing import Any
 
@@ -17,8 +18,9 @@ from botocore.exceptions import ClientError
 from core import deadline
 from core.clients import sqs, task_callbacks
 from core.dead_letters import send_to_dead_letters
-from core.errors import TaskError, is_transient
+from core.errors import RateLimited, TaskError, is_transient
 from core.exact_json import parse_json
+from core.patience import persist
 from core.services import run_service
 from core.settings import setting
 from core.stored import read_stored
@@ -82,6 +84,8 @@ def work(record: SQSRecord, lambda_context: LambdaContext) -> None:
         if outcome.status == "failed":
             queue = setting("TASK_DEAD_LETTER_QUEUE_URL")
             send_to_dead_letters(queue, record.body, outcome.error, outcome.cause)
+    except RateLimited:
+        postpone(record.body)
     except Exception as error:
         delay = delay_seconds(error, receive_count)
         logger.warning("retry", extra={"error": error_name(error), "delay": delay})
@@ -101,8 +105,12 @@ def settle(task: Task, *, lease_until: int, last: bool) -> TaskState:
     if claimed.is_settled(task.round):
         return claimed
     try:
-        return tasks.finish(task, claimed, run_service(task.service, tasks.load_document(task)))
+        result = run_service(task.service, tasks.load_document(task))
+        return persist(lambda: tasks.finish(task, claimed, result))
     except TaskBusy:
+        raise
+    except RateLimited:
+        tasks.release(task, claimed)
         raise
     except Exception as error:
         is_final = isinstance(error, TaskError) and not is_transient(error)
@@ -110,6 +118,18 @@ def settle(task: Task, *, lease_until: int, last: bool) -> TaskState:
             tasks.release(task, claimed)
             raise
         return tasks.fail(task, claimed, type(error).__name__, str(error))
+
+
+def postpone(body: str) -> None:
+    """Sends a task's message again, for later: waiting for a limit is no failure, and costs no delivery.
+
+    Where this worker dies before SQS deletes the old message, there are two, and the task's state allows one.
+    """
+    logger.info("postponed")
+    delay = random.randint(1, LONGEST_DELAY_SECONDS)  # noqa: S311 - so that not all come back together
+    persist(
+        lambda: sqs().send_message(QueueUrl=setting("TASK_QUEUE_URL"), MessageBody=body, DelaySeconds=delay)
+    )
 
 
 def answer(token: str, task: Task, outcome: TaskState) -> None:

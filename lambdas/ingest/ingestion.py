@@ -20,14 +20,17 @@ from typing import Any, TypedDict
 
 from botocore.exceptions import ClientError
 
+from core.calls.answers import StoredAnswers
+from core.calls.rows import run_rows
 from core.catalog import Signature, read_catalog
 from core.checkpoints import load_checkpoint, save_checkpoint
 from core.clients import s3
-from core.errors import TaskError, is_missing
+from core.errors import RateLimited, TaskError, is_missing
 from core.exact_json import dump_json
 from core.objects import put_once
+from core.patience import persist
 from core.records import Row
-from core.remote import load_function, run_rows
+from core.remote import load_function
 from core.settings import settings
 from core.stored import read_stored
 from ingest.file_rows import Format, RowError, decode, find_format, read_arguments, read_rows
@@ -82,7 +85,8 @@ class RowSource:
 def ingest(landed: LandedObject, seconds_left: Callable[[], float]) -> IngestResult | None:
     """Runs the object's rows through its function; None where too little time is left for another chunk.
 
-    Each call finishes at least one more chunk. Raises ObjectError, RowError and what `run_rows` raises.
+    Each call finishes at least one more chunk, or waits as long as it can for the function's limit. Raises
+    ObjectError, RowError and what `run_rows` raises.
     """
     content = read_stored(Content, landed["content"])
     name, form = function_name(content.key), find_format(landed["content_type"], content.key)
@@ -97,12 +101,16 @@ def ingest(landed: LandedObject, seconds_left: Callable[[], float]) -> IngestRes
             return _result(landed, "gone")
         source = RowSource(text, form, signature)
         rows = check_rows(source)
-        parts = _run_chunks(content, source, rows, seconds_left)
+        try:
+            parts = _run_chunks(content, source, rows, seconds_left)
+        except RateLimited:
+            return None
         if parts is None:
             return None
         # An earlier owner, whose lease expired since, may have written it; what was written first stays.
         body = b"".join(part.encode("utf-8") for part in parts)
-        put_once(output, body, ContentType="application/jsonl", Metadata={"rows": str(rows)})
+        count = str(rows)
+        persist(lambda: put_once(output, body, ContentType="application/jsonl", Metadata={"rows": count}))
     return _result(landed, "processed", signature.name, rows, output)
 
 
@@ -171,17 +179,17 @@ def _run_chunks(
     content: Content, source: RowSource, count: int, seconds_left: Callable[[], float]
 ) -> list[str] | None:
     """The output, a part for each chunk; None where the next chunk may not fit into the time that is left."""
-    run_chunk = partial(_run_chunk, source, load_function(source.signature.name))
+    run_id = checkpoints_id(content)
+    run_chunk = partial(_run_chunk, source, load_function(source.signature.name), run_id)
     rows = read_rows(source.text, source.form)
     size = source.signature.chunk_rows
     if count <= size:
-        return [run_chunk(list(rows))]
+        return [run_chunk(f"rows-0-{size}", list(rows))]
     if count > size * MAX_CHUNKS:
         raise ObjectError(
             f"the object has {count:,} rows, and {source.signature.name} takes at most {size * MAX_CHUNKS:,} "
             f"of one object ({MAX_CHUNKS:,} chunks); split it"
         )
-    run_id = checkpoints_id(content)
     parts: list[str] = []
     longest: float | None = None
     for first in range(0, count, size):
@@ -192,16 +200,20 @@ def _run_chunks(
             if longest is not None and seconds_left() < 2 * longest + WRITE_SECONDS:
                 return None
             began = time.monotonic()
-            part = save_checkpoint(run_id, step, run_chunk(chunk))
+            result = run_chunk(step, chunk)
+            part = persist(partial(save_checkpoint, run_id, step, result))
             longest = max(longest or 0, time.monotonic() - began)
         parts.append(part)
     return parts
 
 
-def _run_chunk(source: RowSource, function: Callable[..., Any], rows: Sequence[Row]) -> str:
+def _run_chunk(
+    source: RowSource, function: Callable[..., Any], run_id: str, step: str, rows: Sequence[Row]
+) -> str:
+    answers = StoredAnswers(f"runs/{run_id}/{step}/answers-", is_first=False)
     arguments = [read_arguments(source.signature, source.form, row) for row in rows]
     try:
-        values = run_rows(source.signature, function, arguments, 0)
+        values = run_rows(source.signature, function, arguments, 0, answers)
     except TaskError as error:
         # run_rows numbers the rows of the chunk; the author of a file needs the line.
         error.args = (_ROW_NUMBER.sub(lambda m: f"{m[1]}line {rows[int(m[2])].line}:", str(error)),)

@@ -2,8 +2,10 @@ import os
 from typing import Any
 
 from core.sentiment import score
+from stepflake_lambda import service
 
 
+@service(rate_limit="${COMPREHEND_RATE_LIMIT}", calls="comprehend", reuse="${SENTIMENT_REUSE}")
 def sentiment(document: dict[str, Any]) -> dict[str, Any] | None:
     """The sentiment of `text`: {"label": that of the highest score, "scores": as of the remote function}.
 

@@ -18,6 +18,8 @@ _LAMBDA_ERRORS = ("Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambd
 _TRANSIENT_ERRORS = ("TransientError", *_LAMBDA_ERRORS)
 # All of the account's concurrency is in use, which may last for minutes.
 _THROTTLED = "Lambda.TooManyRequestsException"
+# A function's calls wait for a limit that all share (core.calls), and the Lambda's time ended before.
+_RATE_LIMITED = "RateLimited"
 # The names of the error of a Lambda process that died or ran out of time: it depends on what noticed it, and
 # when. Runtime.Unknown: it ended, or ran out of time, while it was initialized. An exception during
 # initialization has its own name, or Runtime.ImportModuleError, Runtime.HandlerNotFound or
@@ -71,7 +73,9 @@ def _retrier(errors: Sequence[str], attempts: int, **pace: Any) -> dict[str, Any
 
 # With FULL jitter each wait is between 0 and its delay: together 253 s on average and 507 s at most, which
 # is less than the 600 s that a batch may take. They grow slowly: what is free again soon is used soon.
-_WAIT_FOR_CONCURRENCY = _retrier((_THROTTLED,), 35, BackoffRate=1.25, MaxDelaySeconds=20)
+_WAIT = {"BackoffRate": 1.25, "MaxDelaySeconds": 20}
+_WAIT_FOR_CONCURRENCY = _retrier((_THROTTLED,), 35, **_WAIT)
+_WAIT_FOR_LIMITS = _retrier((_THROTTLED, _RATE_LIMITED), 35, **_WAIT)
 
 # A Task has one of these, or says in a Comment why it has another.
 POLICIES = {
@@ -82,7 +86,7 @@ POLICIES = {
     "function": RetryPolicy(
         "for users' code: transient errors 5 times, a dead worker once, as it mostly dies again",
         [
-            _WAIT_FOR_CONCURRENCY,
+            _WAIT_FOR_LIMITS,
             _retrier(_TRANSIENT_ERRORS, 5, MaxDelaySeconds=30),
             _retrier(_DEAD_WORKER_ERRORS, 1),
         ],

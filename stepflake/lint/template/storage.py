@@ -50,7 +50,8 @@ def tables_are_encrypted_and_expire(template: Template) -> Iterator[Finding]:
             yield Finding(name, "isn't encrypted with a key that can be audited", "set SSESpecification")
         if not mapping(table.get("TimeToLiveSpecification")).get("Enabled"):
             yield Finding(name, "grows for ever", "give it a TimeToLiveSpecification")
-        if not mapping(table.get("PointInTimeRecoverySpecification")).get("PointInTimeRecoveryEnabled"):
+        is_backed_up = mapping(table.get("PointInTimeRecoverySpecification")).get("PointInTimeRecoveryEnabled")
+        if not is_backed_up and not _is_only_a_copy(template.resources[name]):
             yield Finding(name, "can't be restored", "set PointInTimeRecoverySpecification")
 
 
@@ -74,12 +75,18 @@ def what_is_stored_can_have_a_key(template: Template) -> Iterator[Finding]:
 
 def what_is_stored_outlives_the_stack(template: Template) -> Iterator[Finding]:
     for name, resource in template.resources.items():
-        if resource["Type"] in (_BUCKET, _TABLE):
+        if resource["Type"] in (_BUCKET, _TABLE) and not _is_only_a_copy(resource):
             if resource.get("DeletionPolicy") != "RetainExceptOnCreate":
                 remedy = "set DeletionPolicy to RetainExceptOnCreate"
                 yield Finding(name, "is deleted with the stack, or left over by one that failed", remedy)
             if resource.get("UpdateReplacePolicy") != "Retain":
                 yield Finding(name, "is deleted when it is replaced", "set UpdateReplacePolicy to Retain")
+
+
+def _is_only_a_copy(resource: Document) -> bool:
+    """Whether it says that it may go: a table of what can be computed again."""
+    policies = {resource.get(policy) for policy in ("DeletionPolicy", "UpdateReplacePolicy")}
+    return resource["Type"] == _TABLE and policies == {"Delete"}
 
 
 def plain_http_is_refused(template: Template) -> Iterator[Finding]:

@@ -1,0 +1,163 @@
+"""The permission for the calls of one invocation: while it has time, they wait for the limit."""
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from core import deadline
+from core.calls.rates import HORIZON_US, SECOND_US, Bucket, Limit, TokenBucket, now_us
+from core.errors import RateLimited, is_transient
+
+if TYPE_CHECKING:
+    from core.calls.slots import Slots
+
+# A lease has the tokens of at most this long, so that a worker that dies loses few.
+LEASE_SECONDS = 0.5
+
+
+@contextmanager
+def _best_effort() -> Iterator[None]:
+    """Where DynamoDB is throttled or not reached, calls wait longer, or are counted a little wrong.
+
+    None fails.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_transient(error):
+            raise
+
+
+class Permits:
+    """The permission for the calls of one invocation; for its threads.
+
+    `limit`: None where there is none; then nothing waits.
+    """
+
+    def __init__(self, limit: Limit | None) -> None:
+        self.limit = limit
+        self.calls = self.throttles = 0
+        self.waited = 0.0
+        self._bucket = TokenBucket(limit) if limit else None
+        self._due: deque[int] = deque()
+        # One thread takes leases at a time, and waits for them; meanwhile the others tell what their calls
+        # did.
+        self._turn = threading.Lock()
+        self._lock = threading.Lock()
+        self._leased_at = time.monotonic()
+        self._leased = 0
+        self._call_seconds = 0.0
+        self._longest = 0.0
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether each call needs a token."""
+        return self.limit is not None and self.limit.per_second is not None
+
+    @property
+    def state(self) -> Bucket | None:
+        """The bucket as this invocation knows it."""
+        return self._bucket.state if self._bucket else None
+
+    def wait(self, wanted: int, threads: int) -> None:
+        """Waits for the next call's token. Raises RateLimited where the invocation's time ends before.
+
+        `wanted`: calls that are still to be made; `threads`: by how many threads.
+        """
+        if not self.has_rate:
+            return
+        began = time.monotonic()
+        with self._turn:
+            while not self._due:
+                self._due.extend(self._lease(wanted, threads))
+                if not self._due:
+                    self._pause(HORIZON_US / SECOND_US * random.uniform(0.1, 0.5))  # noqa: S311
+            due = self._due.popleft()
+        self._pause((due - now_us()) / SECOND_US)
+        with self._lock:
+            self._count_wait(began)
+
+    def slots(self) -> "Slots | None":
+        """What calls that run at the same time are counted by; None where their number is not limited."""
+        if self.limit is None or self.limit.max_concurrency is None:
+            return None
+        # Imported here, since few functions have it.
+        from core.calls.slots import Slots
+
+        return Slots(self.limit.key["pk"], self.limit.max_concurrency)
+
+    def wait_for(self, take: Callable[[], int]) -> int:
+        """What `take` takes, when it is more than 0. Raises RateLimited as `wait` does."""
+        began = time.monotonic()
+        while not (taken := take()):
+            self._pause(random.uniform(0.5, 1.5))  # noqa: S311
+        with self._lock:
+            self._count_wait(began)
+        return taken
+
+    def give_back(self) -> None:
+        """Returns a token that is not needed, for the next call of this invocation."""
+        if self.has_rate:
+            self._due.appendleft(now_us())
+
+    def called(self, seconds: float) -> None:
+        """Counts a call that was answered."""
+        with self._lock:
+            self.calls += 1
+            self._call_seconds += seconds
+            self._longest = max(self._longest, seconds)
+
+    def throttled(self, called_us: int) -> None:
+        """The called service refused the call that was made then: the rate is lowered."""
+        with self._lock:
+            self.throttles += 1
+            if self._bucket:
+                with _best_effort():
+                    self._bucket.cut(called_us)
+
+    def spare(self, calls: int) -> None:
+        """Takes calls that are not needed out of the queue of those that were admitted."""
+        if self._bucket and calls > 0:
+            with _best_effort():
+                self._bucket.give_back(calls)
+
+    def settle(self) -> None:
+        """Tells the table what it has not been told yet."""
+        if self._bucket:
+            with _best_effort():
+                self._bucket.settle(self._call_seconds / self.calls if self.calls else None)
+
+    def _count_wait(self, began: float) -> None:
+        seconds = time.monotonic() - began
+        self.waited += seconds
+        if self._bucket:
+            self._bucket.waited(seconds)
+
+    def _lease(self, wanted: int, threads: int) -> list[int]:
+        """As many tokens as are used soon: calls may take long, and late ones would come in one burst."""
+        bucket = self._bucket
+        assert bucket is not None
+        now = time.monotonic()
+        pace = self._leased / max(now - self._leased_at, 0.001)
+        count = min(
+            wanted, int(LEASE_SECONDS * bucket.state.per_second), max(threads, int(LEASE_SECONDS * pace))
+        )
+        due: list[int] = []
+        with _best_effort(), self._lock:
+            due = bucket.lease(max(1, count))
+        self._leased_at, self._leased = time.monotonic(), len(due)
+        return due
+
+    def _pause(self, seconds: float) -> None:
+        if seconds > deadline.seconds_to_wait() - self._longest:
+            raise RateLimited(self.reason())
+        if seconds > 0:
+            time.sleep(seconds)
+
+    def reason(self) -> str:
+        """Why calls wait, for messages."""
+        return f"{self.limit.name} allows {self.state}, for all queries together" if self.limit else ""
