@@ -14,8 +14,9 @@ import pytest
 
 import functions
 from batch import api, collect, initiate, poll, process, record_run, waits
-from core import clients, deadline
-from core import sentiment as core_sentiment
+from core import clients, deadline, patience
+from core.calls import documents, permits, rates, reuse, rows, slots
+from core.calls.versions import code_version
 from core.catalog import read_catalog
 from core.settings import settings
 from fan_out import tasks, work
@@ -38,7 +39,8 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(boto3, "client", fake.client)
-    for module in (api, record_run, waits, deadline, core_sentiment, tasks, work, ingestion):
+    waiting = (api, process, record_run, waits, deadline, patience, tasks, work, ingestion)
+    for module in (*waiting, documents, permits, rates, reuse, rows, slots):
         monkeypatch.setattr(module, "time", fake.clock)
     _make_cold()
     yield fake
@@ -51,6 +53,7 @@ def _make_cold() -> None:
     initiate.waits._learned.clear()
     poll.waits._learned.clear()
     settings.cache_clear()
+    code_version.cache_clear()
     deadline._ends_at = None
     tasks._load_documents.cache_clear()
 

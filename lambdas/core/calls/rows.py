@@ -1,5 +1,5 @@
-"""The answers of the rows of a chunk: equal rows are called once, results that are kept are reused, and each other
-call waits for the function's limit.
+"""The answers of the rows of a chunk: equal rows are called once, kept results reused, and other calls
+wait for the limit.
 
 What was answered is stored every few seconds, so that a retry of the chunk goes on where this attempt
 stopped.

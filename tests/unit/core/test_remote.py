@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
 
+from core.calls.rows import run_rows
 from core.catalog import OnError, Parameter, Signature, read_catalog
 from core.errors import ArgumentError, FunctionError, ResultError, TaskError, TransientError
-from core.remote import load_function, run_rows
+from core.remote import load_function
 from tests.unit.fake_aws import client_error
 
 Function = Callable[..., Any]
