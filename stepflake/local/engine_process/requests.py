@@ -5,7 +5,7 @@ A refused request is answered as its service answers a throttle, before anything
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,16 +65,9 @@ class Call:
             reads = self.operation.startswith(("Get", "Head", "List"))
             yield ("s3.Reads" if reads else "s3.Writes", f"{bucket}/{key.partition('/')[0]}", 1)
         elif self.service == "dynamodb":
-            yield from _partition(self)
+            yield from _item_charge(self)
         elif self.name in _RATES:
             yield (self.name, "", 1)
-
-
-def _charge_reads(charges: Iterable[Charge], body: bytes) -> None:
-    """Charges the units of what DynamoDB read, which its answer shows; the first is charged already."""
-    for name, key, amount in charges:
-        if name == "dynamodb.PartitionReads":
-            ACCOUNT.charge(name, key, amount * (-(-len(body) // _READ_UNIT) - 1))
 
 
 # Bytes of an item that one unit writes or reads (a consistent read; half as many otherwise).
@@ -82,8 +75,30 @@ def _charge_reads(charges: Iterable[Charge], body: bytes) -> None:
 _WRITE_UNIT, _READ_UNIT = 1024, 4096
 
 
-def _partition(call: Call) -> Iterator[Charge]:
-    """The units of a DynamoDB call on the partition that it names."""
+def read_charge(table: str, key: Mapping[str, Any], *, consistent: bool) -> Charge:
+    """One unit of the partition that a key of DynamoDB's names; for what is larger, see `charge_reads`."""
+    return "dynamodb.PartitionReads", _partition(table, key), 1 if consistent else 0.5
+
+
+def charge_reads(charges: Iterable[Charge], body: bytes) -> None:
+    """Charges the units of what DynamoDB read, which its answer shows; the first is charged already."""
+    for name, key, amount in charges:
+        if name == "dynamodb.PartitionReads":
+            ACCOUNT.charge(name, key, amount * (-(-len(body) // _READ_UNIT) - 1))
+
+
+def write_charge(table: str, key: Mapping[str, Any], size: int) -> Charge:
+    """The units of what is written. `key`: may have the item's other attributes too. `size`: bytes."""
+    return "dynamodb.PartitionWrites", _partition(table, key), max(1, -(-size // _WRITE_UNIT))
+
+
+def _partition(table: str, key: Mapping[str, Any]) -> str:
+    # Every key of the stack's tables begins with its partition key; a Query names it in its first value.
+    return f"{table}/{key.get('pk') or key.get(':pk') or ''}"
+
+
+def _item_charge(call: Call) -> Iterator[Charge]:
+    """The units of a DynamoDB call for one item, or of a Query, on the partition that it names."""
     try:
         document = json.loads(call.body)
     except ValueError:
@@ -91,13 +106,11 @@ def _partition(call: Call) -> Iterator[Charge]:
     if not isinstance(document, dict):
         return
     keys = document.get("Key") or document.get("Item") or document.get("ExpressionAttributeValues") or {}
-    # Every key of the stack's table begins with its partition key; a Query names it in its first value.
-    partition = next((str(value) for name, value in keys.items() if name in ("pk", ":pk")), "")
-    key = f"{document.get('TableName', '')}/{partition}"
+    table = document.get("TableName", "")
     if call.operation in ("PutItem", "UpdateItem", "DeleteItem"):
-        yield "dynamodb.PartitionWrites", key, max(1, -(-len(call.body) // _WRITE_UNIT))
+        yield write_charge(table, keys, len(call.body))
     elif call.operation in ("GetItem", "Query"):
-        yield "dynamodb.PartitionReads", key, 1 if document.get("ConsistentRead") else 0.5
+        yield read_charge(table, keys, consistent=bool(document.get("ConsistentRead")))
 
 
 def throttle(service: str) -> tuple[str, int, str]:
@@ -173,7 +186,7 @@ def install() -> None:
             return throttled(service)
         answer = await dispatch(method, path, headers, body, query, request_id)
         if service == "dynamodb":
-            _charge_reads(charges, answer[2])
+            charge_reads(charges, answer[2])
         if expected.lost:
             raise AnswerLostError(call.name)
         return answer

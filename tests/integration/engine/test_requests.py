@@ -1,6 +1,5 @@
 """Rates of the services' APIs, and faults of what the stack's roles call."""
 
-import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -97,45 +96,6 @@ def test_rate_of_a_prefix_in_s3(engine: Engine, client: Clients) -> None:
     assert [get("a/0") for _ in range(3)] == ["", "", "SlowDown"]
     # HEAD has no body, so the status is all that there is.
     assert code(lambda: s3.head_object(Bucket="prefixes", Key="a/0")) == "503"
-
-
-def test_rate_of_a_partition_in_dynamodb(engine: Engine, client: Clients) -> None:
-    dynamodb = client("dynamodb")
-    dynamodb.create_table(
-        TableName="partitions",
-        BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
-        KeySchema=[
-            {"AttributeName": "pk", "KeyType": "HASH"},
-            {"AttributeName": "sk", "KeyType": "RANGE"},
-        ],
-    )
-    limit(engine, "dynamodb.PartitionWrites", 4)
-    limit(engine, "dynamodb.PartitionReads", 1)
-    numbers = itertools.count()
-
-    def put(partition: str, data: str = "") -> str:
-        item = {"pk": {"S": partition}, "sk": {"S": str(next(numbers))}, "data": {"S": data}}
-        return code(lambda: dynamodb.put_item(TableName="partitions", Item=item))
-
-    def get(*, consistent: bool) -> str:
-        key = {"pk": {"S": "a"}, "sk": {"S": "0"}}
-        return code(lambda: dynamodb.get_item(TableName="partitions", Key=key, ConsistentRead=consistent))
-
-    assert [put("a"), put("a", "x" * 2500), put("a")] == ["", "", "ThrottlingException"], "1 and 3 units"
-    assert put("b") == "", "another partition has a rate of its own"
-    assert [get(consistent=False) for _ in range(3)] == ["", "", "ThrottlingException"], "half a unit each"
-
-    limit(engine, "dynamodb.PartitionWrites", 1000)
-    assert put("large", "x" * 20_000) == ""
-    limit(engine, "dynamodb.PartitionReads", 1, refill=1)
-    query = {
-        "TableName": "partitions",
-        "KeyConditionExpression": "pk = :pk",
-        "ExpressionAttributeValues": {":pk": {"S": "large"}},
-    }
-    codes = [code(lambda: dynamodb.query(**query, ConsistentRead=True)) for _ in range(2)]
-    assert codes == ["", "ThrottlingException"], "its 20 KB are five units, known only afterwards"
 
 
 def test_a_page_in_a_browser_does_not_change_limits(engine: Engine) -> None:
