@@ -38,7 +38,8 @@ def _batch_get_item(get: Handle) -> Handle:
         tables: dict[str, Document] = data["RequestItems"]
         keys = [(table, key) for table, request in tables.items() for key in request["Keys"]]
         if len(keys) > _MAX_KEYS:  # MiniStack allows so many of each table
-            return _error("ValidationException", "Too many items requested for the BatchGetItem call", 400)
+            message = "Too many items requested for the BatchGetItem call"
+            return requests.refused("dynamodb", ("ValidationException", 400, message))
         found: dict[str, list[Document]] = {table: [] for table in tables}
         left: dict[str, Document] = {}
         size = 0
@@ -53,7 +54,7 @@ def _batch_get_item(get: Handle) -> Handle:
             requests.charge_reads([charge], answer)
             found[table] += json.loads(answer)["Responses"][table]
         if not size:
-            return _throttled()
+            return requests.refused("dynamodb", requests.throttle("dynamodb"))
         return status, headers, json.dumps({"Responses": found, "UnprocessedKeys": left}).encode()
 
     return batch_get_item
@@ -79,7 +80,7 @@ def _batch_write_item(write: Handle) -> Handle:
             is_allowed = ACCOUNT.allows(*requests.write_charge(table, written, len(json.dumps(written))))
             (done if is_allowed else left).setdefault(table, []).append(request)
         if not done:
-            return _throttled()
+            return requests.refused("dynamodb", requests.throttle("dynamodb"))
         status, headers, body = write({**data, "RequestItems": done})
         if status == 200 and left:  # noqa: PLR2004 - HTTP
             body = json.dumps({**json.loads(body), "UnprocessedItems": left}).encode()
@@ -93,15 +94,3 @@ def _written(request: Document) -> Document:
     put = request.get("PutRequest")
     written: Document = put["Item"] if put else request["DeleteRequest"]["Key"]
     return written
-
-
-def _throttled() -> requests.Answer:
-    code, status, message = requests.throttle("dynamodb")
-    return _error(code, message, status)
-
-
-def _error(code: str, message: str, status: int) -> requests.Answer:
-    from ministack.services import dynamodb
-
-    answer: requests.Answer = dynamodb.error_response_json(code, message, status)
-    return answer
