@@ -51,7 +51,8 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
             "faults",
             multiple=True,
             metavar="KIND=SHARE",
-            help="Let calls fail: throttle, lost (done, but without an answer), delay, kill (a worker dies).",
+            help="Let calls go wrong: throttle, fail (the service's own error), lost (done, but without an"
+            " answer), delay, kill (a worker dies). service=NAME: only calls to this service.",
         ),
         click.option(
             "--limit",

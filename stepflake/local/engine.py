@@ -179,7 +179,7 @@ class Engine:
         self._settings("PUT", json.dumps(settings.to_json()))
 
     def settings(self) -> dict[str, Any]:
-        """`enabled`, `limits` (each with what it allowed and refused) and `faults`. Raises EngineError."""
+        """`enabled`, `limits` (as `Account.report` has them) and `faults`. Raises EngineError."""
         return self._settings("GET")
 
     def _settings(self, method: str, body: str | None = None) -> dict[str, Any]:

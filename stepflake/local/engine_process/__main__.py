@@ -5,6 +5,8 @@ import socketserver
 
 from stepflake.local.engine_process import (
     comprehend,
+    dynamodb_batches,
+    dynamodb_expressions,
     execute_api,
     front,
     lambdas,
@@ -29,6 +31,8 @@ _MODULES = (
     rule_targets,
     lambdas,
     comprehend,
+    dynamodb_batches,
+    dynamodb_expressions,
     execute_api,
     requests,
     front,

@@ -5,7 +5,7 @@ Read and changed from the event loop and from many threads.
 
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,17 +42,24 @@ class Account:
         self._buckets: dict[tuple[str, str], _Bucket] = {}
         self._allowed: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+        # When the requests of the last second came, for each rate, and the most that there were.
+        self._came: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._peaks: Counter[str] = Counter()
         self._calls: dict[str, int] = defaultdict(int)
         self.enabled = True
         self.faults = Faults()
 
     def configure(self, *, enabled: bool | None, values: Mapping[str, Value], faults: Faults | None) -> None:
-        """Changes what is given; a bucket whose limit changes is full again."""
+        """Changes what is given; a bucket whose limit changes is full again, and its peak is 0."""
         with self._lock:
             if enabled is not None:
                 self.enabled = enabled
             self._values.update(values)
             self._buckets = {key: b for key, b in self._buckets.items() if key[0] not in values}
+            for name in values:
+                self._peaks.pop(name, None)
+                self._came.pop(name, None)
             if faults is not None:
                 self.faults = faults
                 self._calls.clear()
@@ -93,6 +100,13 @@ class Account:
         with self._lock:
             (self._allowed if allowed else self._refused)[name] += 1
 
+    def fail(self, name: str) -> None:
+        """Counts a request of a rate to which a fault happened, so that the rate had no part in it."""
+        with self._lock:
+            if self.enabled:
+                self._failed[name] += 1
+                self._note(name)
+
     def wait(self, name: str) -> None:
         """Takes a token as soon as there is one, for what AWS delays. What waits counts as refused too."""
         if self.allows(name):
@@ -108,7 +122,11 @@ class Account:
             return self._calls[operation]
 
     def report(self) -> list[dict[str, Any]]:
-        """Each limit with its value, and how many requests it allowed and refused."""
+        """Each limit with its value, and how many requests it allowed and refused.
+
+        Of a rate also how many were throttled or failed by a fault, and its peak: the most requests that came
+        within one second since it was set.
+        """
         with self._lock:
             return [
                 {
@@ -118,6 +136,8 @@ class Account:
                     "refill": self._values[name].refill,
                     "allowed": self._allowed[name],
                     "refused": self._refused[name],
+                    "failed": self._failed[name],
+                    "peak": self._peaks[name],
                     "title": limit.title,
                     "adjustable": limit.adjustable,
                     "source": limit.source,
@@ -145,7 +165,15 @@ class Account:
             bucket.take(amount)
         if count:
             (self._allowed if allowed else self._refused)[name] += 1
+            self._note(name)
         return allowed
+
+    def _note(self, name: str) -> None:
+        came, now = self._came[name], time.monotonic()
+        came.append(now)
+        while came[0] <= now - 1:
+            came.popleft()
+        self._peaks[name] = max(self._peaks[name], len(came))
 
 
 ACCOUNT = Account()

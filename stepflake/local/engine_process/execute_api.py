@@ -79,6 +79,9 @@ def _faulty(handle: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
         _expected.set(expected)
         if expected.delay:
             await asyncio.sleep(expected.delay)
+        if expected.failed:
+            answer = _internal_error(500)
+            return answer["statusCode"], answer["headers"], answer["body"].encode()
         answer = await handle(host, path, *request, **details)
         if expected.lost:
             raise AnswerLostError(path)
@@ -191,7 +194,10 @@ def _limited(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
         # A binary body is in the event as base64: 6 MB of event are 4.5 MB of body.
         if not lambdas.fits(event):
             raise GatewayError("REQUEST_TOO_LARGE", "Request Too Long")
-        if fate("lambda.Invoke").throttled:
+        expected = fate("lambda.Invoke")
+        if expected.failed:
+            raise GatewayError(_FAILURE, "Internal server error")
+        if expected.throttled:
             return lambdas.throttled("ConcurrentInvocationLimitExceeded"), None
         seconds = ACCOUNT.value(_TIMEOUT).size
         invocation = asyncio.ensure_future(call(function_ref, event, **scope))

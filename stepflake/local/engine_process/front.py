@@ -64,7 +64,7 @@ async def _settings(scope: Message, receive: Receive, send: Send) -> None:
         ACCOUNT.configure(
             enabled=change.get("enabled"),
             values={name: Value(**value) for name, value in change.get("limits", {}).items()},
-            faults=Faults(**change["faults"]) if "faults" in change else None,
+            faults=Faults.from_json(change["faults"]) if "faults" in change else None,
         )
     await _answer(
         send,

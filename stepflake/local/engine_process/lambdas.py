@@ -466,7 +466,8 @@ def _retrying(execute: Callable[[Function, Json], Result]) -> Callable[[Function
         _polls_until.set(None)
         pause = _FIRST_PAUSE_SECONDS
         while True:
-            refused = fate("lambda.Invoke").throttled
+            expected = fate("lambda.Invoke")
+            refused = expected.throttled or expected.failed
             result = throttled("ConcurrentInvocationLimitExceeded") if refused else execute(func, event)
             if not result.get("throttle") or time.time() + pause >= until:
                 return result

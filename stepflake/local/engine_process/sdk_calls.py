@@ -10,6 +10,15 @@ from typing import Any, NamedTuple
 from stepflake.local.engine_process import requests
 from stepflake.local.engine_process.task_calls import Errors, TaskCall
 
+# The exceptions for an error of the service's own; others have none besides their base class.
+_FAILURES = {
+    "comprehend": "InternalServerException",
+    "dynamodb": "InternalServerErrorException",
+    "eventbridge": "InternalException",
+    "lambda": "ServiceException",
+    "sns": "InternalErrorException",
+}
+
 # How the errors of the integration that runs are named.
 _errors: ContextVar[Errors | None] = ContextVar("sdk_errors", default=None)
 
@@ -31,7 +40,8 @@ def _integration(invoke: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]
         prefix = stepfunctions._AWS_SDK_ERROR_PREFIX.get(service, service.capitalize())
         base = f"{prefix}Exception"
         details = f"Service: {prefix}, Status Code: {{status}}, Request ID: {{request}}"
-        token = _errors.set(Errors(prefix, (base, "AccessDeniedException", 403), base, details))
+        failed = _FAILURES.get(service, base)
+        token = _errors.set(Errors(prefix, (base, "AccessDeniedException", 403), base, failed, details))
         try:
             return invoke(resource, arguments)
         finally:

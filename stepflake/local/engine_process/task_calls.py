@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepflake.local.engine_process import requests
-from stepflake.local.engine_process.account import ACCOUNT
 from stepflake.local.engine_process.roles import ServiceRole
 
 STATES_PRINCIPAL = "states.amazonaws.com"
@@ -39,12 +38,14 @@ Document = dict[str, Any]
 class Errors:
     """How a service's errors are named in a Task. `denied`: the exception, its code and status.
 
-    `throttled`: the exception. `details`: of a cause, in the form that the integration's SDK gives it.
+    `throttled`, `failed`: the exceptions. `details`: of a cause, in the form that the integration's SDK gives
+    it.
     """
 
     prefix: str
     denied: tuple[str, str, int]
     throttled: str
+    failed: str
     details: str
 
     def error(self, exception: str, message: str, code: str, status: int) -> Exception:
@@ -102,13 +103,13 @@ class TaskCall:
             return call()
         for resource in self.resources:
             machine.authorize(self.request.action, resource, self.errors, self.context)
-        if not all(ACCOUNT.allows(*charge) for charge in self.request.charges()):
-            raise self._throttled()
         expected = requests.fate(f"machine/{self.request.name}")
         if expected.delay:
             time.sleep(expected.delay)
-        if expected.throttled:
-            raise self._throttled()
+        if error := requests.reason(self.request.service, list(self.request.charges()), expected):
+            code, status, message = error
+            exception = self.errors.failed if expected.failed else self.errors.throttled
+            raise self.errors.error(exception, message, code, status)
         # What the called service does in turn is not the machine's call.
         token = _machine.set(None)
         try:
@@ -120,10 +121,6 @@ class TaskCall:
                 raise self.errors.lost()
         finally:
             _machine.reset(token)
-
-    def _throttled(self) -> Exception:
-        code, status, message = requests.throttle(self.request.service)
-        return self.errors.error(self.errors.throttled, message, code, status)
 
 
 def install() -> None:

@@ -56,6 +56,26 @@ def client(engine: Engine) -> Iterator[Callable[..., Any]]:
         each.close()
 
 
+@pytest.fixture(scope="module")
+def role_client(client: Callable[..., Any], engine: Engine) -> Callable[[str], Any]:
+    """A client with the credentials of a role that may do everything."""
+    iam = client("iam")
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}],
+    }
+    allow = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    role = iam.create_role(RoleName="all", AssumeRolePolicyDocument=json.dumps(trust))["Role"]
+    iam.put_role_policy(RoleName="all", PolicyName="all", PolicyDocument=json.dumps(allow))
+    given = client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="test")["Credentials"]
+    session: Any = boto3.Session(
+        given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], region_name=REGION
+    )
+    # Shorter than the answers that are late.
+    config = Config(retries={"total_max_attempts": 1}, read_timeout=1)
+    return lambda service: session.client(service, endpoint_url=engine.url, config=config)
+
+
 @pytest.fixture(autouse=True)
 def as_on_aws(engine: Engine) -> Iterator[None]:
     """Each test begins with the limits' defaults and without faults."""

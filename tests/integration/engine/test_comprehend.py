@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 
 from core.vader import score
 from stepflake.local.engine import REGION, Engine
+from stepflake.local.faults import Faults
 from stepflake.local.limits import Value
 from stepflake.stack import ACCESS_KEY, SECRET_KEY
 
@@ -91,6 +92,31 @@ def test_calls_above_the_quota_are_throttled(
     name = "comprehend.BatchDetectSentiment"
     assert after[name]["allowed"] - before[name]["allowed"] == 2
     assert after[name]["refused"] - before[name]["refused"] == 1
+
+
+def test_what_became_of_calls_is_counted(
+    role_client: Callable[[str], Any], settings: Callable[..., dict[str, dict[str, Any]]]
+) -> None:
+    name, documents = "comprehend.BatchDetectSentiment", "comprehend.DocumentSize"
+    scorer = role_client("comprehend")
+    throttle, fail = (Faults(**{fault: 1}, services=("comprehend",)) for fault in ("throttle", "fail"))
+    before = settings(limits={name: Value(2, 0)})
+    outcomes = []
+    for faults in (Faults(), throttle, fail, fail, Faults(), Faults()):
+        settings(faults=faults)
+        try:
+            scorer.batch_detect_sentiment(LanguageCode="en", TextList=["a", "b", "c"])
+            outcomes.append("")
+        except ClientError as error:
+            outcomes.append(error.response["Error"]["Code"])
+    throttled, failed = "ThrottlingException", "InternalServerException"
+    assert outcomes == ["", throttled, failed, failed, "", throttled], "faults take no token"
+
+    after = settings()
+    counted = {each: after[name][each] - before[name][each] for each in ("allowed", "refused", "failed")}
+    assert counted == {"allowed": 2, "refused": 1, "failed": 3}
+    assert after[documents]["allowed"] - before[documents]["allowed"] == 6, "documents that were scored"
+    assert 1 <= after[name]["peak"] <= 6
 
 
 def test_sizes_and_rates_do_not_apply_where_limits_are_off(

@@ -216,8 +216,13 @@ def test_the_engines_own_settings_throttle(
 def test_faults_of_the_api(request_api: Request, settings: Callable[..., Limits], tmp_path: Path) -> None:
     settings(faults=Faults(throttle=1))
     assert_throttled(request_api("api"))
-    settings(faults=Faults(lost=1))
     done = tmp_path / "done"
+    settings(faults=Faults(fail=1))
+    assert request_api("api", done=done).status == 500
+    assert not done.exists()
+    settings(faults=Faults(fail=1, services=("comprehend", "s3")))
+    assert request_api("api").status == 200
+    settings(faults=Faults(lost=1))
     with pytest.raises(urllib3.exceptions.ProtocolError):
         request_api("api", done=done)
     assert done.exists()

@@ -255,13 +255,20 @@ def test_killed_invocations_die_at_the_same_moments_with_the_same_seed(
     assert set(runs[0]) == {"", "Runtime.ExitError"}
 
 
-def test_a_queues_poller_tries_again_what_was_throttled(
+def test_killed_invocations_do_not_depend_on_the_services_with_faults(
+    deploy: Callable[..., str], invoke: Callable[..., Answer], settings: Callable[..., Limits]
+) -> None:
+    settings(faults=Faults(fail=1, kill=1, services=("comprehend",)))
+    assert invoke(deploy("app.sleep"), {"seconds": 30}).error == "Runtime.ExitError"
+
+
+def test_a_queues_poller_tries_again_what_was_throttled_or_failed(
     deploy: Callable[..., str], client: Callable[..., Any], functions: Any, settings: Callable[..., Limits]
 ) -> None:
     sqs = client("sqs")
     queue = sqs.create_queue(QueueName="polled", Attributes={"VisibilityTimeout": "600"})["QueueUrl"]
     arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    settings(faults=Faults(throttle=0.6, seed=1))
+    settings(faults=Faults(throttle=0.3, fail=0.3, seed=1))
     for number in range(6):
         sqs.send_message(QueueUrl=queue, MessageBody=str(number))
     mapping = functions.create_event_source_mapping(

@@ -137,10 +137,12 @@ def test_refusals_of_a_called_service_have_its_prefix(account: Account) -> None:
 
 
 class Called:
-    """A Task, and how often it was carried out. `prefix`: of its errors; `throttle`: that of a throttle."""
+    """A Task, and how often it was carried out. `prefix`: of its errors; `throttle` and `failure`: those
+    of a throttle and of an error of the service's own."""
 
     prefix = ""
     throttle = ""
+    failure = ""
 
     def __init__(self, account: Account, directory: Path) -> None:
         self.account = account
@@ -155,6 +157,7 @@ class Called:
 
 class Invoked(Called):
     prefix, throttle = "Lambda", "Lambda.TooManyRequestsException"
+    failure = "Lambda.ServiceException"
 
     def make(self, directory: Path) -> Any:
         self.trace = directory / "invoked"
@@ -167,6 +170,7 @@ class Invoked(Called):
 
 class Sent(Called):
     prefix, throttle = "SQS", "SQS.AmazonSQSException"
+    failure = "SQS.AmazonSQSException"
     pattern = "sqs:sendMessage"
 
     def make(self, directory: Path) -> Any:
@@ -183,6 +187,7 @@ class SentWithToken(Sent):
 
 class Published(Called):
     prefix, throttle = "SNS", "SNS.ThrottledException"
+    failure = "SNS.InternalErrorException"
 
     def make(self, directory: Path) -> Any:
         topic = self.account.sns.create_topic(Name=f"topic-{uuid.uuid4().hex}")["TopicArn"]
@@ -198,6 +203,7 @@ class Published(Called):
 
 class Started(Called):
     prefix, throttle = "StepFunctions", "StepFunctions.AWSStepFunctionsException"
+    failure = "StepFunctions.AWSStepFunctionsException"
     pattern = "states:startExecution"
 
     def make(self, directory: Path) -> Any:
@@ -222,6 +228,36 @@ def test_a_call_may_be_throttled(account: Account, tmp_path: Path, kind: type[Ca
     end = account.run(called.state, EVERYTHING)
     assert (end["status"], end["error"]) == ("FAILED", called.throttle)
     assert called.count() == 0
+
+
+@pytest.mark.parametrize("kind", CALLED)
+def test_a_called_service_may_fail(account: Account, tmp_path: Path, kind: type[Called]) -> None:
+    called = kind(account, tmp_path)
+    account.set(faults={"fail": 1})
+    end = account.run(called.state, EVERYTHING)
+    assert (end["status"], end["error"]) == ("FAILED", called.failure)
+    assert "500" in end["cause"]
+    assert called.count() == 0
+
+
+def test_a_machines_calls_of_other_services_have_no_faults(account: Account, tmp_path: Path) -> None:
+    called = Sent(account, tmp_path)
+    account.set(faults={"fail": 1, "services": ["sns", "states"]})
+    assert account.run(called.state, EVERYTHING)["status"] == "SUCCEEDED"
+    account.set(faults={"fail": 1, "services": ["sqs"]})
+    assert account.run(called.state, EVERYTHING)["error"] == called.failure
+
+
+@pytest.mark.parametrize(
+    ("call", "failure"),
+    [
+        ("sqs:listQueues", "Sqs.SqsException"),
+        ("dynamodb:listTables", "DynamoDb.InternalServerErrorException"),
+    ],
+)
+def test_a_service_may_fail_a_call_of_the_sdk(account: Account, call: str, failure: str) -> None:
+    account.set(faults={"fail": 1})
+    assert account.run(task(f"aws-sdk:{call}", {}), EVERYTHING)["error"] == failure
 
 
 @pytest.mark.parametrize("kind", CALLED)

@@ -1,18 +1,15 @@
 """Rates of the services' APIs, and faults of what the stack's roles call."""
 
-import itertools
-import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import boto3
 import pytest
 import urllib3
-from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutError
 
-from stepflake.local.engine import REGION, SETTINGS_PATH, Engine, Settings
+from stepflake.local.engine import SETTINGS_PATH, Engine, Settings
 from stepflake.local.faults import Faults
 from stepflake.local.limits import Value
 
@@ -99,71 +96,12 @@ def test_rate_of_a_prefix_in_s3(engine: Engine, client: Clients) -> None:
     assert code(lambda: s3.head_object(Bucket="prefixes", Key="a/0")) == "503"
 
 
-def test_rate_of_a_partition_in_dynamodb(engine: Engine, client: Clients) -> None:
-    dynamodb = client("dynamodb")
-    dynamodb.create_table(
-        TableName="partitions",
-        BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
-        KeySchema=[
-            {"AttributeName": "pk", "KeyType": "HASH"},
-            {"AttributeName": "sk", "KeyType": "RANGE"},
-        ],
-    )
-    limit(engine, "dynamodb.PartitionWrites", 4)
-    limit(engine, "dynamodb.PartitionReads", 1)
-    numbers = itertools.count()
-
-    def put(partition: str, data: str = "") -> str:
-        item = {"pk": {"S": partition}, "sk": {"S": str(next(numbers))}, "data": {"S": data}}
-        return code(lambda: dynamodb.put_item(TableName="partitions", Item=item))
-
-    def get(*, consistent: bool) -> str:
-        key = {"pk": {"S": "a"}, "sk": {"S": "0"}}
-        return code(lambda: dynamodb.get_item(TableName="partitions", Key=key, ConsistentRead=consistent))
-
-    assert [put("a"), put("a", "x" * 2500), put("a")] == ["", "", "ThrottlingException"], "1 and 3 units"
-    assert put("b") == "", "another partition has a rate of its own"
-    assert [get(consistent=False) for _ in range(3)] == ["", "", "ThrottlingException"], "half a unit each"
-
-    limit(engine, "dynamodb.PartitionWrites", 1000)
-    assert put("large", "x" * 20_000) == ""
-    limit(engine, "dynamodb.PartitionReads", 1, refill=1)
-    query = {
-        "TableName": "partitions",
-        "KeyConditionExpression": "pk = :pk",
-        "ExpressionAttributeValues": {":pk": {"S": "large"}},
-    }
-    codes = [code(lambda: dynamodb.query(**query, ConsistentRead=True)) for _ in range(2)]
-    assert codes == ["", "ThrottlingException"], "its 20 KB are five units, known only afterwards"
-
-
 def test_a_page_in_a_browser_does_not_change_limits(engine: Engine) -> None:
     answer = urllib3.request(
         "PUT", engine.url + SETTINGS_PATH, json={"enabled": False}, headers={"Origin": "https://example.com"}
     )
     assert answer.status == 403
     assert engine.settings()["enabled"]
-
-
-@pytest.fixture(scope="module")
-def role_client(client: Clients, engine: Engine) -> Clients:
-    """A client with the credentials of a role that may do everything."""
-    iam = client("iam")
-    trust = {
-        "Version": "2012-10-17",
-        "Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}],
-    }
-    allow = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
-    role = iam.create_role(RoleName="all", AssumeRolePolicyDocument=json.dumps(trust))["Role"]
-    iam.put_role_policy(RoleName="all", PolicyName="all", PolicyDocument=json.dumps(allow))
-    given = client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="test")["Credentials"]
-    session: Any = boto3.Session(
-        given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], region_name=REGION
-    )
-    # Shorter than the answers that are late.
-    config = Config(retries={"total_max_attempts": 1}, read_timeout=1)
-    return lambda service: session.client(service, endpoint_url=engine.url, config=config)
 
 
 def put_fate(s3: Any, key: str) -> str:
@@ -194,6 +132,53 @@ def test_faults(engine: Engine, client: Clients, role_client: Clients) -> None:
     assert again == list(fates.values()), "one seed, one sequence"
     engine.configure(Settings(faults=replace(faults, seed=8)))
     assert [put_fate(s3, f"third/{number}") for number in range(40)] != again
+
+
+# How each service answers an error of its own, and a call of it.
+FAILURES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "s3": ("InternalError", lambda c: c.list_buckets()),
+    "dynamodb": ("InternalServerError", lambda c: c.list_tables()),
+    "stepfunctions": ("InternalFailure", lambda c: c.list_state_machines()),
+    "sqs": ("InternalFailure", lambda c: c.list_queues()),
+    "sns": ("InternalError", lambda c: c.list_topics()),
+    "comprehend": (
+        "InternalServerException",
+        lambda c: c.batch_detect_sentiment(LanguageCode="en", TextList=["a"]),
+    ),
+    "lambda": ("ServiceException", lambda c: c.list_functions()),
+}
+
+
+@pytest.mark.parametrize("service", FAILURES)
+def test_a_service_may_fail(engine: Engine, client: Clients, role_client: Clients, service: str) -> None:
+    expected, call = FAILURES[service]
+    engine.configure(Settings(faults=Faults(fail=1)))
+    with pytest.raises(ClientError) as failed:
+        call(role_client(service))
+    response = failed.value.response
+    assert (response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]) == (expected, 500)
+    assert code(lambda: call(client(service))) == "", "only roles have faults"
+
+
+def test_where_a_service_failed_nothing_was_done(
+    engine: Engine, client: Clients, role_client: Clients
+) -> None:
+    root, s3 = client("s3"), role_client("s3")
+    root.create_bucket(Bucket="faults")
+    engine.configure(Settings(faults=Faults(throttle=0.2, fail=0.4, lost=0.2, seed=7)))
+    fates = {f"failing/{number}": put_fate(s3, f"failing/{number}") for number in range(40)}
+    assert set(fates.values()) == {"", "SlowDown", "InternalError", "lost"}
+    listed = root.list_objects_v2(Bucket="faults", Prefix="failing/")["Contents"]
+    assert {item["Key"] for item in listed} == {key for key, fate in fates.items() if fate in {"", "lost"}}
+
+
+def test_faults_of_one_service(engine: Engine, client: Clients, role_client: Clients) -> None:
+    services = list(FAILURES)
+    for faulty in services:
+        own = "states" if faulty == "stepfunctions" else faulty
+        engine.configure(Settings(faults=Faults(fail=1, services=(own,))))
+        codes = {name: code(partial(FAILURES[name][1], role_client(name))) for name in services}
+        assert codes == {**dict.fromkeys(services, ""), faulty: FAILURES[faulty][0]}
 
 
 def test_late_answers(engine: Engine, client: Clients, role_client: Clients) -> None:

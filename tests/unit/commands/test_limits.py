@@ -22,8 +22,8 @@ SIZE = {"name": "states.PayloadSize", "kind": "bytes", "size": 262144, "refill":
 def document(**changes: Any) -> dict[str, Any]:
     about = {"title": "Title", "source": "https://docs.aws.amazon.com/x", "adjustable": True}
     listed = [
-        {**RATE, "allowed": 164, "refused": 1031, **about},
-        {**SIZE, "allowed": 3, "refused": 0, **about, "adjustable": False},
+        {**RATE, "allowed": 164, "refused": 1031, "failed": 0, "peak": 12, **about},
+        {**SIZE, "allowed": 3, "refused": 0, "failed": 0, "peak": 0, **about, "adjustable": False},
     ]
     return {"enabled": True, "limits": listed, "faults": asdict(Faults()), **changes}
 
@@ -49,11 +49,20 @@ def test_limits_for_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_says_that_limits_are_off_and_which_faults_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    faults = asdict(Faults(throttle=0.08, seed=7))
+    faults = json.loads(json.dumps(asdict(Faults(throttle=0.08, seed=7, services=("comprehend", "s3")))))
     result = run(monkeypatch, document(enabled=False, faults=faults))
     assert "Limits are off (--no-limits)" in result.stdout
-    assert "throttle=0.08" in result.stdout
-    assert "seed=7" in result.stdout
+    assert "Faults: throttle=0.08, service=comprehend,s3, seed=7" in result.stdout
+
+
+def test_what_failed_by_faults_is_shown_where_there_were_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = document()
+    assert "failed" not in run(monkeypatch, answer).stdout
+    answer["limits"][0]["failed"] = 17
+    lines = [line.split() for line in run(monkeypatch, answer).stdout.splitlines()]
+    rate = ["comprehend.BatchDetectSentiment", "10,", "then", "10/s", "164", "1,031", "17", "yes", "Title"]
+    assert rate in lines
+    assert ["states.PayloadSize", "262,144", "bytes", "3", "0", "0", "no", "Title"] in lines
 
 
 def test_a_stack_that_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +107,10 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, *options: str) -> Settings:
             Settings(faults=Faults(throttle=0.1, seed=7)),
         ),
         (["--fault", "throttle=0"], Settings(faults=Faults())),
+        (
+            ["--fault", "fail=0.3", "--fault", "service=comprehend", "--fault", "seed=7"],
+            Settings(faults=Faults(fail=0.3, seed=7, services=("comprehend",))),
+        ),
     ],
 )
 def test_options(monkeypatch: pytest.MonkeyPatch, options: list[str], settings: Settings) -> None:

@@ -14,11 +14,12 @@ REUSE_TABLE = "reuse"
 PAGE_ITEMS = 50
 # https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html
 MAX_BATCH_KEYS = 100
+MAX_BATCH_BYTES = 16 << 20
 # https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchWriteItem.html
 MAX_BATCH_REQUESTS = 25
-MAX_BATCH_BYTES = 16 << 20
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html
 MAX_ITEM_BYTES = 400 << 10
+MAX_KEY_BYTES = {"pk": 2048, "sk": 1024}
 
 Key = tuple[str, str]
 # What a write makes of the item that is there.
@@ -126,8 +127,6 @@ class FakeDynamoDB:
         _check_batch([(table, key) for table, key, _ in writes], MAX_BATCH_REQUESTS)
         for _, _, item in writes:
             _check_size(item or {})
-        if sum(_size(item or {}) for _, _, item in writes) > MAX_BATCH_BYTES:
-            raise invalid("The batch write request size exceeded the maximum allowed size")
         processed = _processed(len(writes), unprocessed)
         tables = {table: self._items(table) for table in RequestItems}
         with self._lock:
@@ -183,6 +182,9 @@ def _key(attributes: Item) -> Key:
     values = [attributes.get(name, {}).get("S") for name in KEYS]
     if len(attributes) != len(values) or not all(values):
         raise invalid("The provided key element does not match the schema")
+    for name, value in zip(KEYS, values, strict=True):
+        if len(str(value).encode()) > MAX_KEY_BYTES[name]:
+            raise invalid(f"Size of {name} has exceeded the limit of {MAX_KEY_BYTES[name]} bytes")
     return str(values[0]), str(values[1])
 
 

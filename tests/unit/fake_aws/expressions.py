@@ -29,6 +29,7 @@ Change = tuple[Path, Operand]
 
 KEYS = ("pk", "sk")
 
+_CLAUSES = frozenset({"SET", "ADD", "REMOVE"})
 _TOKEN = re.compile(r"\s*([#:]?\w+|<=|>=|<>|[(),.=<>+-])")
 
 
@@ -79,11 +80,15 @@ class Expression:
         """SET, ADD and REMOVE clauses: what an item becomes. Values are those of the item before."""
         actions = {"SET": self._set, "ADD": self._add, "REMOVE": self._remove}
         changes: list[Change] = []
-        while self._tokens or not changes:
+        if not self._tokens:
+            raise invalid("Invalid UpdateExpression: The expression can not be empty;")
+        while self._tokens:
             clause = self._next().upper()
+            if clause not in _CLAUSES:
+                raise invalid(f"Invalid UpdateExpression: Syntax error; token: {clause!r}")
             action = actions.pop(clause, None)
             if action is None:
-                raise invalid(f"Invalid UpdateExpression: {clause!r} is no clause, or is there twice")
+                raise invalid(f"The {clause!r} section can only be used once in an update expression")
             changes.append(action())
             while self._skip(","):
                 changes.append(action())

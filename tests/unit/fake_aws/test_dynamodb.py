@@ -6,6 +6,17 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.dynamodb_cases import (
+    CONDITION_NAMES,
+    CONDITION_VALUES,
+    CONDITIONS,
+    ITEM,
+    KEY,
+    NESTED_UPDATES,
+    REFUSED_UPDATES,
+    UPDATES,
+    used,
+)
 from tests.unit.fake_aws import FakeAws
 from tests.unit.fake_aws.dynamodb import (
     MAX_BATCH_KEYS,
@@ -14,14 +25,6 @@ from tests.unit.fake_aws.dynamodb import (
     REUSE_TABLE,
     TABLE,
 )
-
-KEY = {"pk": {"S": "rate#comprehend"}, "sk": {"S": "slots"}}
-ITEM: dict[str, Any] = {
-    **KEY,
-    "n": {"N": "7"},
-    "name": {"S": "a"},
-    "holders": {"M": {"one": {"M": {"slots": {"N": "2"}, "until": {"N": "100"}}}}},
-}
 
 
 @pytest.fixture
@@ -71,20 +74,7 @@ def test_the_tables_are_apart(aws: FakeAws, client: Any) -> None:
         stored(client, table="another")
 
 
-@pytest.mark.parametrize(
-    ("expression", "values", "changed"),
-    [
-        ("SET n = n + :n, m = :m", {":n": {"N": "3"}, ":m": {"S": "b"}}, {"n": {"N": "10"}, "m": {"S": "b"}}),
-        ("SET n = n - :n", {":n": {"N": "10"}}, {"n": {"N": "-3"}}),
-        ("SET n = :n - n", {":n": {"N": "10"}}, {"n": {"N": "3"}}),
-        ("SET m = n, n = :n", {":n": {"N": "0"}}, {"m": {"N": "7"}, "n": {"N": "0"}}),
-        ("SET n = if_not_exists(n, :z) + :n", {":z": {"N": "0"}, ":n": {"N": "1"}}, {"n": {"N": "8"}}),
-        ("SET m = if_not_exists(m, :z) + :n", {":z": {"N": "0"}, ":n": {"N": "1"}}, {"m": {"N": "1"}}),
-        ("ADD n :n, m :n SET o = n", {":n": {"N": "1"}}, {"n": {"N": "8"}, "m": {"N": "1"}, "o": {"N": "7"}}),
-        ("SET m = :m REMOVE absent", {":m": {"M": {}}}, {"m": {"M": {}}}),
-        ("set m = :m", {":m": {"S": "b"}}, {"m": {"S": "b"}}),
-    ],
-)
+@pytest.mark.parametrize(("expression", "values", "changed"), UPDATES)
 def test_an_update_returns_the_new_item(
     client: Any, expression: str, values: dict[str, Any], changed: dict[str, Any]
 ) -> None:
@@ -98,39 +88,11 @@ def test_an_update_without_an_item_makes_one(client: Any) -> None:
 
 
 def test_an_update_of_a_nested_path_leaves_the_rest(client: Any) -> None:
-    names = {"#owner": "two", "#until": "until"}
-
-    update(client, "SET holders.#owner = :new", {":new": {"M": {"slots": {"N": "1"}}}}, {"#owner": "two"})
-    update(client, "SET holders.#owner.#until = :until", {":until": {"N": "200"}}, names)
-    update(client, "ADD holders.#owner.slots :one", {":one": {"N": "1"}}, {"#owner": "two"})
-    holders = stored(client)["holders"]["M"]
-    assert holders == {**ITEM["holders"]["M"], "two": {"M": {"slots": {"N": "2"}, "until": {"N": "200"}}}}
-
-    assert update(client, "REMOVE holders.#owner", {}, {"#owner": "two"}) == ITEM
+    for expression, names, values, holders in NESTED_UPDATES:
+        assert update(client, expression, values, names) == {**ITEM, "holders": {"M": holders}}
 
 
-@pytest.mark.parametrize(
-    ("expression", "values", "why"),
-    [
-        ("SET absent.a = :n", {":n": {"N": "1"}}, "document path"),
-        ("SET n.a = :n", {":n": {"N": "1"}}, "document path"),
-        ("SET holders.a.b = :n", {":n": {"N": "1"}}, "document path"),
-        ("REMOVE absent.a", {}, "document path"),
-        ("SET n = :n, n = :n", {":n": {"N": "1"}}, "overlap"),
-        ("SET holders.a = :n REMOVE holders", {":n": {"N": "1"}}, "overlap"),
-        ("SET n = :n SET m = :n", {":n": {"N": "1"}}, "twice"),
-        ("SET pk = :n", {":n": {"S": "1"}}, "part of the key"),
-        ("SET m = absent", {}, "does not exist"),
-        ("SET m = absent + :n", {":n": {"N": "1"}}, "does not exist"),
-        ("SET n = n + :n", {":n": {"S": "1"}}, "data type"),
-        ("ADD holders :n", {":n": {"N": "1"}}, "data type"),
-        ("SET until = :n", {":n": {"N": "1"}}, "reserved"),
-        ("SET holders.until = :n", {":n": {"N": "1"}}, "reserved"),
-        ("SET n = :n", {":n": {"N": "1"}, ":m": {"N": "1"}}, "unused"),
-        ("n = :n", {":n": {"N": "1"}}, "no clause"),
-        ("", {}, "Syntax error"),
-    ],
-)
+@pytest.mark.parametrize(("expression", "values", "why"), REFUSED_UPDATES)
 def test_an_update_that_aws_would_refuse_is_refused(
     client: Any, expression: str, values: dict[str, Any], why: str
 ) -> None:
@@ -140,43 +102,24 @@ def test_an_update_that_aws_would_refuse_is_refused(
     assert stored(client) == ITEM
 
 
-@pytest.mark.parametrize(
-    ("condition", "holds"),
-    [
-        ("n <= :seven AND n >= :seven", True),
-        ("n > :one AND n <> :one", True),
-        ("n < :seven OR n > :seven", False),
-        ("n <> :seven", False),
-        ("absent <> :seven", True),
-        ("absent > :one", False),
-        ("n BETWEEN :one AND :seven", True),
-        ("n BETWEEN :one AND :one", False),
-        ("n BETWEEN :one AND :seven AND n < :one", False),
-        ("NOT n < :one", True),
-        ("NOT (n > :one AND attribute_exists(holders.#one))", False),
-        ("NOT n < :one AND NOT n = :seven", False),
-        ("attribute_exists(holders.#one)", True),
-        ("attribute_not_exists(holders.#one.slots)", False),
-        ("attribute_exists(holders.absent.slots)", False),
-        ("attribute_not_exists(absent.#one)", True),
-        ("holders.#one.slots < :seven", True),
-        ("holders.#one.#until > n", True),
-    ],
-)
+@pytest.mark.parametrize(("condition", "holds"), CONDITIONS)
 def test_an_update_is_made_where_its_condition_holds(client: Any, condition: str, holds: bool) -> None:
-    values = {":seven": {"N": "7"}, ":one": {"N": "1"}}
-    names = {"#one": "one", "#until": "until"}
-    request: dict[str, Any] = {
-        "names": {name: what for name, what in names.items() if name in condition},
-        "ConditionExpression": condition,
-    }
-    used = {":new": {"S": "b"}, **{name: value for name, value in values.items() if name in condition}}
+    values = {":new": {"S": "b"}, **used(condition, CONDITION_VALUES)}
+    names = used(condition, CONDITION_NAMES)
 
     if holds:
-        assert update(client, "SET m = :new", used, **request)["m"] == {"S": "b"}
+        changed = update(client, "SET m = :new", values, names, ConditionExpression=condition)
+        assert changed == {**ITEM, "m": {"S": "b"}}
         return
     with pytest.raises(client.exceptions.ConditionalCheckFailedException) as refused:
-        update(client, "SET m = :new", used, ReturnValuesOnConditionCheckFailure="ALL_OLD", **request)
+        update(
+            client,
+            "SET m = :new",
+            values,
+            names,
+            ConditionExpression=condition,
+            ReturnValuesOnConditionCheckFailure="ALL_OLD",
+        )
     assert refused.value.response["Item"] == stored(client) == ITEM
 
 
@@ -270,3 +213,10 @@ def test_an_item_is_at_most_400_kb(client: Any) -> None:
         update(client, "SET body = :body", {":body": {"S": "x" * MAX_ITEM_BYTES}})
 
     assert (stored(client, key(1)), stored(client)) == (None, ITEM)
+
+
+def test_a_keys_size_is_limited(client: Any) -> None:
+    for name, size in (("pk", 2048), ("sk", 1024)):
+        client.put_item(TableName=TABLE, Item={**KEY, name: {"S": "x" * size}})
+        with pytest.raises(ClientError, match=f"ValidationException.*{size} bytes"):
+            client.put_item(TableName=TABLE, Item={**KEY, name: {"S": "x" * (size + 1)}})

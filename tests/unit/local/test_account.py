@@ -1,6 +1,7 @@
 """The engine's account: token buckets, maxima, and what is counted."""
 
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -37,9 +38,13 @@ def account(size: float, refill: float, name: str = NAME) -> Account:
     return made
 
 
+def found(of: Account, name: str = NAME) -> dict[str, Any]:
+    return next(item for item in of.report() if item["name"] == name)
+
+
 def counts(of: Account, name: str = NAME) -> tuple[int, int]:
-    found = next(item for item in of.report() if item["name"] == name)
-    return found["allowed"], found["refused"]
+    item = found(of, name)
+    return item["allowed"], item["refused"]
 
 
 def test_a_bucket_is_empty_and_filled_again_but_not_above_its_size(clock: Clock) -> None:
@@ -116,6 +121,27 @@ def test_a_maximum() -> None:
     assert of.fits("states.PayloadSize", 262_144)
     assert not of.fits("states.PayloadSize", 262_145)
     assert counts(of, "states.PayloadSize") == (1, 1)
+
+
+def test_what_a_fault_did_is_neither_allowed_nor_refused(clock: Clock) -> None:
+    of = account(1, 0)
+    for _ in range(3):
+        of.fail(NAME)
+    assert of.allows(NAME), "it took no token"
+    assert counts(of) == (1, 0)
+    assert found(of)["failed"] == 3
+
+
+def test_the_peak_is_the_most_requests_within_one_second(clock: Clock) -> None:
+    of = account(2, 1)
+    for gap in (0, 0.4, 0.5, 0.2, 0.2, 3, 0, 0.9):
+        clock.now += gap
+        of.allows(NAME)
+    assert found(of)["peak"] == 4, "those after 0.4, 0.9, 1.1 and 1.3 s, refused ones too"
+    of.configure(enabled=None, values={NAME: Value(2, 1)}, faults=None)
+    assert found(of)["peak"] == 0
+    of.fail(NAME)
+    assert found(of)["peak"] == 1
 
 
 def test_off_nothing_is_refused() -> None:

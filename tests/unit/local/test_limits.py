@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from stepflake.local.faults import FaultError, Faults
+from stepflake.local.faults import SERVICES, FaultError, Faults
 from stepflake.local.limits import LIMITS, LimitError, Value, parse_limit, parse_limits
 
 
@@ -59,9 +59,31 @@ def test_each_limit_says_where_it_comes_from() -> None:
 
 
 def test_faults() -> None:
-    faults = Faults.parse(["throttle=0.08", "lost=0.03", "kill=0.02", "delay=0.1:2.5", "seed=7"])
-    assert faults == Faults(throttle=0.08, lost=0.03, kill=0.02, delay=0.1, delay_seconds=2.5, seed=7)
-    assert Faults(**json.loads(json.dumps(asdict(faults)))) == faults
+    texts = ["throttle=0.08", "fail=0.05", "lost=0.03", "delay=0.1:2.5", "kill=0.02", "seed=7"]
+    faults = Faults.parse(texts)
+    assert faults == Faults(
+        throttle=0.08, fail=0.05, lost=0.03, kill=0.02, delay=0.1, delay_seconds=2.5, seed=7
+    )
+    assert faults.texts() == texts
+    assert Faults.from_json(json.loads(json.dumps(asdict(faults)))) == faults
+
+
+@pytest.mark.parametrize("texts", [["service=comprehend,s3"], ["service=comprehend", "service=s3"]])
+def test_faults_of_some_services(texts: list[str]) -> None:
+    faults = Faults.parse(["fail=0.3", *texts])
+    assert [name for name in SERVICES if faults.concern(name)] == ["s3", "comprehend"]
+    assert Faults.parse(faults.texts()) == faults
+    assert Faults.from_json(json.loads(json.dumps(asdict(faults)))) == faults
+
+
+def test_faults_concern_all_services_unless_some_are_named() -> None:
+    assert all(Faults(fail=0.3).concern(name) for name in SERVICES)
+
+
+@pytest.mark.parametrize("text", ["throttle=0.1", "fail=0.1", "lost=0.1", "kill=0.1", "delay=0.1"])
+def test_faults_are_on_where_a_share_is_above_zero(text: str) -> None:
+    assert Faults.parse([text]).any
+    assert not Faults.parse([text.replace("0.1", "0"), "seed=7", "service=s3"]).any
 
 
 @pytest.mark.parametrize(
@@ -77,10 +99,14 @@ def test_faults() -> None:
         "delay=0.1:",
         "slow=0.1",
         "seed=x",
+        "fail=1.1",
+        "service",
+        "service=s4",
+        "service=s3,",
     ],
 )
 def test_a_fault_that_does_not_exist(text: str) -> None:
-    with pytest.raises(FaultError, match="is not valid: throttle, lost, kill and delay are shares"):
+    with pytest.raises(FaultError, match="is not valid: throttle, fail, lost, delay and kill are shares"):
         Faults.parse([text])
 
 
