@@ -50,7 +50,8 @@ def tables_are_encrypted_and_expire(template: Template) -> Iterator[Finding]:
             yield Finding(name, "isn't encrypted with a key that can be audited", "set SSESpecification")
         if not mapping(table.get("TimeToLiveSpecification")).get("Enabled"):
             yield Finding(name, "grows for ever", "give it a TimeToLiveSpecification")
-        is_backed_up = mapping(table.get("PointInTimeRecoverySpecification")).get("PointInTimeRecoveryEnabled")
+        recovery = mapping(table.get("PointInTimeRecoverySpecification"))
+        is_backed_up = recovery.get("PointInTimeRecoveryEnabled")
         if not is_backed_up and not _is_only_a_copy(template.resources[name]):
             yield Finding(name, "can't be restored", "set PointInTimeRecoverySpecification")
 
