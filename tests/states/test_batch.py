@@ -19,7 +19,7 @@ from tests.states.state_machine import (
     lambda_result,
 )
 
-FINAL = ["FunctionError", "States.DataLimitExceeded", "Lambda.ResourceNotFoundException", *UNLOADABLE]
+FINAL = ["FunctionError", "RateLimitExceeded", "States.DataLimitExceeded", "Lambda.ResourceNotFoundException", *UNLOADABLE]
 # A throttled StartExecution has no name of its own.
 STEP_FUNCTIONS = [
     "StepFunctions.SdkClientException",
@@ -35,6 +35,7 @@ RETRIES = [
     *[("Record", error, 5, "FAILED") for error in TRANSIENT + DIED],
     ("Record", "RunUnfinished", 200, "FAILED"),
     *[(state, THROTTLED, 35, "FAILED") for state in ("Process", "Process chunk", "Collect", "Record")],
+    *[(state, "RateLimited", 35, "FAILED") for state in ("Process", "Process chunk")],
     *[("Start run", error, 4, "CAUGHT_ERROR") for error in ["States.Timeout", *STEP_FUNCTIONS]],
     *[("Run", error, 4, "CAUGHT_ERROR") for error in STEP_FUNCTIONS],
 ]
@@ -97,6 +98,7 @@ def test_one_chunk_takes_two_states_and_one_call(batch: StateMachine) -> None:
     [arguments] = run.attempts("Process")
     assert arguments["FunctionName"] == "ProcessFunctionArn"
     assert arguments["Payload"].pop("execution")
+    assert arguments["Payload"].pop("until")
     assert arguments["Payload"] == {"batch": rows(1), "chunk": 0, "again": False}
 
 
@@ -112,13 +114,31 @@ def test_several_chunks_are_each_processed_once_and_then_collected(batch: StateM
         "FunctionName": "CollectFunctionArn",
         "Payload": {"execution": execution, "batch": rows(chunks), "not_started": []},
     }
-    assert sorted(run.attempts("Process chunk"), key=chunk_of) == [
+    processed = run.attempts("Process chunk")
+    [until] = {arguments["Payload"].pop("until") for arguments in processed}
+    assert until
+    assert sorted(processed, key=chunk_of) == [
         {
             "FunctionName": "ProcessFunctionArn",
             "Payload": {"execution": execution, "batch": rows(chunks), "chunk": chunk, "again": False},
         }
         for chunk in range(chunks)
     ]
+
+
+@pytest.mark.parametrize(("chunks", "state"), [(1, "Process"), (2, "Process chunk")])
+def test_process_gets_when_the_batchs_time_ends(batch: StateMachine, chunks: int, state: str) -> None:
+    answers = [Failure("RateLimited"), *[lambda_result({})] * chunks]
+    began = time.time()
+
+    run = batch.run(rows(chunks), {state: answers, "Collect": lambda_result({})})
+
+    ended, limit = time.time(), batch.definition["TimeoutSeconds"]
+    assert run.status == "SUCCEEDED"
+    assert len(run.attempts(state)) == chunks + 1
+    # A retry has no more time than the first attempt, and some seconds less than the execution.
+    [until] = {arguments["Payload"]["until"] for arguments in run.attempts(state)}
+    assert began + limit - 12 < until / 1000 < ended + limit - 8
 
 
 def test_map_concurrency_is_respected(machine: Callable[..., StateMachine]) -> None:

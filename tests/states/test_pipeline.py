@@ -196,7 +196,7 @@ def test_preprocess_is_retried(pipeline: StateMachine, error: str) -> None:
     assert services_run(result) == SERVICES
 
 
-@pytest.mark.parametrize("error", [*TRANSIENT, *DIED, THROTTLED])
+@pytest.mark.parametrize("error", [*TRANSIENT, *DIED, THROTTLED, "RateLimited"])
 def test_a_service_is_retried(pipeline: StateMachine, error: str) -> None:
     attempts: list[str] = []
 
@@ -209,7 +209,8 @@ def test_a_service_is_retried(pipeline: StateMachine, error: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "attempts"), [("TransientError", 6), ("States.Timeout", 2), (THROTTLED, 36)]
+    ("error", "attempts"),
+    [("TransientError", 6), ("States.Timeout", 2), (THROTTLED, 36), ("RateLimited", 36)],
 )
 def test_the_retries_of_a_service_are_limited(pipeline: StateMachine, error: str, attempts: int) -> None:
     result = run(pipeline, plan(), Failure(error))
