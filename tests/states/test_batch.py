@@ -19,7 +19,13 @@ from tests.states.state_machine import (
     lambda_result,
 )
 
-FINAL = ["FunctionError", "RateLimitExceeded", "States.DataLimitExceeded", "Lambda.ResourceNotFoundException", *UNLOADABLE]
+FINAL = [
+    "FunctionError",
+    "RateLimitExceeded",
+    "States.DataLimitExceeded",
+    "Lambda.ResourceNotFoundException",
+    *UNLOADABLE,
+]
 # A throttled StartExecution has no name of its own.
 STEP_FUNCTIONS = [
     "StepFunctions.SdkClientException",
