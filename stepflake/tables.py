@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from core.attributes import to_attributes, to_item
+from core.errors import is_throttle
 from stepflake.errors import UserError
 
 Item = dict[str, Any]
@@ -15,9 +16,9 @@ Item = dict[str, Any]
 # https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchWriteItem.html
 MAX_BATCH_WRITES = 25
 
-# How often a batch is asked for again of which nothing was written, and the longest pause before that.
+# How often a batch is asked for again of which nothing was written; the bounds of the pauses before that.
 _ATTEMPTS = 12
-_LONGEST_PAUSE_SECONDS = 5.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 5.0
 
 
 class TableError(UserError):
@@ -88,20 +89,30 @@ class Table:
             yield batch
 
     def _delete(self, batch: list[Mapping[str, str]]) -> None:
-        """Repeats what DynamoDB leaves unprocessed, as long as it writes some of it."""
+        """Repeats what DynamoDB leaves unprocessed, as long as it writes some of it now and then."""
         asked: list[Any] = [{"DeleteRequest": {"Key": to_attributes(key)}} for key in batch]
         attempts = 0
         while asked:
-            with self._errors():
-                answer = self._client.batch_write_item(RequestItems={self._name: asked})
-            left = (answer.get("UnprocessedItems") or {}).get(self._name, [])
+            left = self._left(asked)
             attempts = attempts + 1 if len(left) == len(asked) else 0
             if attempts == _ATTEMPTS:
-                raise TableError(f"DynamoDB leaves {len(left)} items unprocessed, again and again; try later")
+                raise TableError(f"The table {self._name} is throttled, again and again; try later")
             if left:
-                bound = min(_LONGEST_PAUSE_SECONDS, 0.05 * 2**attempts)
+                bound = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**attempts)
                 time.sleep(random.uniform(0, bound))  # noqa: S311 - so that threads do not come back together
             asked = left
+
+    def _left(self, asked: list[Any]) -> list[Any]:
+        """What is left of a batch after one attempt. Where none of it can be written, DynamoDB refuses it."""
+        with self._errors():
+            try:
+                answer = self._client.batch_write_item(RequestItems={self._name: asked})
+            except self._client.exceptions.ClientError as error:
+                if not is_throttle(error):
+                    raise
+                return asked
+        unprocessed: list[Any] = (answer.get("UnprocessedItems") or {}).get(self._name, [])
+        return unprocessed
 
     def _pages(self, operation: str, attributes: Sequence[str], **request: Any) -> Iterator[Item]:
         if attributes:

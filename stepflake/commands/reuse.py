@@ -70,24 +70,24 @@ def stats(as_json: bool, **where: Any) -> None:
 
 
 @reuse.command()
-@click.argument("name", required=False)
+@click.argument("function", required=False)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @stack_options
-def clear(name: str | None, yes: bool, **where: Any) -> None:
-    """Delete the results that are kept for the function and the service NAME, or for all.
+def clear(function: str | None, yes: bool, **where: Any) -> None:
+    """Delete the results that are kept for a FUNCTION and for the service of that name, or for all.
 
     What a Lambda keeps while this runs may stay. Where it ends with an error, run it again: what is deleted
     stays deleted. The numbers of hits and misses stay as they are.
     """
     stack = find_stack(**where)
-    if name is not None:
-        check_name(stack, name)
-    whose = f"for {name}" if name else "for all functions and services"
+    if function is not None:
+        check_name(stack, function)
+    whose = f"for {function}" if function else "for all functions and services"
     place = f"the local stack {where['name']!r}" if stack.aws_endpoint_url else f"stack {stack.stack_name!r}"
     if not yes:
         click.confirm(f"Delete all results that are kept {whose} on {place}?", abort=True, err=True)
     with console.status("Deleting ...") as status:
-        deleted = clear_kept(stack, name, lambda count: status.update(f"Deleting ... {count:,} so far"))
+        deleted = clear_kept(stack, function, lambda count: status.update(f"Deleting ... {count:,} so far"))
     if not deleted:
         output.print(f"No results were kept {whose}.", markup=False)
         return

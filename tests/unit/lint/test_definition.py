@@ -405,7 +405,7 @@ def test_a_throttled_lambda_is_waited_for_almost_as_long_as_a_batch_may_take() -
         [retrier] = [
             retrier
             for retrier in POLICIES[name].retry
-            if retrier["ErrorEquals"] == ["Lambda.TooManyRequestsException"]
+            if "Lambda.TooManyRequestsException" in retrier["ErrorEquals"]
         ]
         delays = [
             min(retrier["IntervalSeconds"] * retrier["BackoffRate"] ** attempt, retrier["MaxDelaySeconds"])
