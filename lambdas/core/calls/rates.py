@@ -194,21 +194,25 @@ class TokenBucket:
                 return []
         return []
 
-    def cut(self, called_us: int) -> None:
-        """Lowers the rate after a call's throttle, once for all calls that were made before the last cut."""
+    def cut(self, leased_us: int) -> None:
+        """Lowers the rate after a call's throttle, once for all calls whose tokens were leased before.
+
+        Tokens that were leased before the last cut fall due at the rate before it, for HORIZON_US at most: their
+        throttles say nothing of the rate since.
+        """
         self._throttles += 1
         if not self.limit.per_second:
             return
         for _ in range(_ATTEMPTS):
             bucket, now = self.state, now_us()
-            if bucket.throttled_us >= called_us:
+            if bucket.throttled_us >= leased_us:
                 return
             lower = min(round(bucket.interval_us / CUT), round(self.limit.interval_us / LOWEST))
             # What is queued takes longer by as much.
             longer = max(0, bucket.clear_us - now) * (lower - bucket.interval_us) // bucket.interval_us
             values = {":lower": lower, ":cut": bucket.interval_us, ":now": now, ":longer": longer}
             sets = "interval_us = :lower, cut_us = :cut, throttled_us = :now, clear_us = clear_us + :longer"
-            if self._write("throttled_us < :called", sets, {**values, ":called": called_us}, 0):
+            if self._write("throttled_us < :leased", sets, {**values, ":leased": leased_us}, 0):
                 return
 
     def waited(self, seconds: float) -> None:
