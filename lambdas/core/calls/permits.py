@@ -67,7 +67,8 @@ class Permits:
     def wait(self, wanted: int, threads: int) -> int:
         """Waits for the next call's token; when that was leased, for `throttled`.
 
-        Raises RateLimited where the invocation's time ends before. `wanted`: calls that are still to be made; `threads`: by how many threads.
+        Raises RateLimited where the invocation's time ends before. `wanted`: calls that are still to be made;
+        `threads`: by how many threads.
         """
         if not self.has_rate:
             return now_us()

@@ -197,8 +197,8 @@ class TokenBucket:
     def cut(self, leased_us: int) -> None:
         """Lowers the rate after a call's throttle, once for all calls whose tokens were leased before.
 
-        Tokens that were leased before the last cut fall due at the rate before it, for HORIZON_US at most: their
-        throttles say nothing of the rate since.
+        Tokens that were leased before the last cut fall due at the rate before it, for HORIZON_US at most:
+        their throttles say nothing of the rate since.
         """
         self._throttles += 1
         if not self.limit.per_second:
