@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 # A lease has the tokens of at most this long, so that a worker that dies loses few.
 LEASE_SECONDS = 0.5
 
+# Where no token is in reach, a worker asks again after at most so long.
+LONGEST_PAUSE_SECONDS = 15.0
+
 
 @contextmanager
 def _best_effort() -> Iterator[None]:
@@ -74,10 +77,13 @@ class Permits:
             return now_us()
         began = time.monotonic()
         with self._turn:
+            longest = HORIZON_US / SECOND_US
             while not self._tokens:
                 self._tokens.extend(self._lease(wanted, threads))
                 if not self._tokens:
-                    self._pause(HORIZON_US / SECOND_US * random.uniform(0.1, 0.5))  # noqa: S311
+                    # The more workers wait, the more often each finds the horizon taken, and asks less often.
+                    self._pause(longest * random.uniform(0.25, 0.75))  # noqa: S311
+                    longest = min(LONGEST_PAUSE_SECONDS, 1.5 * longest)
             due, leased_us = self._tokens.popleft()
         self._pause((due - now_us()) / SECOND_US)
         with self._lock:

@@ -215,9 +215,8 @@ class TokenBucket:
         if not self.limit.per_second:
             return
         for _ in range(_ATTEMPTS):
-            bucket, now = self.state, now_us() throttles = bucket.throttles + self._throttles -
-            bucket.cut_throttles is_frequent = throttles >= max(FEWEST_THROTTLES, THROTTLED_SHARE *
-            (bucket.calls - bucket.cut_calls)) if bucket.throttled_us >= leased_us or not is_frequent:
+            bucket, now = self.state, now_us()
+            if bucket.throttled_us >= leased_us or not self._is_throttled_often():
                 return
             lower = min(round(bucket.interval_us / CUT), round(self.limit.interval_us / LOWEST))
             values = {
@@ -234,6 +233,13 @@ class TokenBucket:
             )
             if self._write("throttled_us < :since", sets, {**values, ":since": leased_us}, 0):
                 return
+
+    def _is_throttled_often(self) -> bool:
+        """Whether the throttles since the last cut are too many to have other causes than the rate."""
+        bucket = self.state
+        throttles = bucket.throttles + self._throttles - bucket.cut_throttles
+        calls = bucket.calls - bucket.cut_calls
+        return throttles >= max(FEWEST_THROTTLES, THROTTLED_SHARE * calls)
 
     def waited(self, seconds: float) -> None:
         """Counts what the calls of this worker waited."""
