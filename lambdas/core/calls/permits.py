@@ -9,14 +9,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from core import deadline
-from core.calls.rates import HORIZON_US, SECOND_US, Bucket, Limit, TokenBucket, now_us
+from core.calls.rates import HORIZON_US, LEASE_US, SECOND_US, Bucket, Limit, TokenBucket, now_us
 from core.errors import RateLimited, is_transient
 
 if TYPE_CHECKING:
     from core.calls.slots import Slots
-
-# A lease has the tokens of at most this long, so that a worker that dies loses few.
-LEASE_SECONDS = 0.5
 
 
 @contextmanager
@@ -43,7 +40,8 @@ class Permits:
         self.calls = self.throttles = 0
         self.waited = 0.0
         self._bucket = TokenBucket(limit) if limit else None
-        self._due: deque[int] = deque()
+        # When tokens fall due, and when they were leased.
+        self._due: deque[tuple[int, int]] = deque()
         # One thread takes leases at a time, and waits for them; meanwhile the others tell what their calls
         # did.
         self._turn = threading.Lock()
@@ -63,23 +61,27 @@ class Permits:
         """The bucket as this invocation knows it."""
         return self._bucket.state if self._bucket else None
 
-    def wait(self, wanted: int, threads: int) -> None:
+    def wait(self, wanted: int, threads: int) -> int:
         """Waits for the next call's token. Raises RateLimited where the invocation's time ends before.
 
-        `wanted`: calls that are still to be made; `threads`: by how many threads.
+        `wanted`: calls that are still to be made; `threads`: by how many threads. Returns when the token was
+        leased, for `throttled`.
         """
         if not self.has_rate:
-            return
+            return now_us()
         began = time.monotonic()
-        with self._turn:
-            while not self._due:
-                self._due.extend(self._lease(wanted, threads))
-                if not self._due:
-                    self._pause(HORIZON_US / SECOND_US * random.uniform(0.1, 0.5))  # noqa: S311
-            due = self._due.popleft()
-        self._pause((due - now_us()) / SECOND_US)
-        with self._lock:
-            self._count_wait(began)
+        try:
+            with self._turn:
+                while not self._due:
+                    self._due.extend(self._lease(wanted, threads))
+                    if not self._due:
+                        self._pause(HORIZON_US / SECOND_US * random.uniform(0.1, 0.5))  # noqa: S311
+                due, leased = self._due.popleft()
+            self._pause((due - now_us()) / SECOND_US)
+        finally:
+            with self._lock:
+                self._count_wait(began)
+        return leased
 
     def slots(self) -> "Slots | None":
         """What calls that run at the same time are counted by; None where their number is not limited."""
@@ -102,7 +104,8 @@ class Permits:
     def give_back(self) -> None:
         """Returns a token that is not needed, for the next call of this invocation."""
         if self.has_rate:
-            self._due.appendleft(now_us())
+            now = now_us()
+            self._due.appendleft((now, now))
 
     def called(self, seconds: float) -> None:
         """Counts a call that was answered."""
@@ -111,13 +114,13 @@ class Permits:
             self._call_seconds += seconds
             self._longest = max(self._longest, seconds)
 
-    def throttled(self, called_us: int) -> None:
-        """The called service refused the call that was made then: the rate is lowered."""
+    def throttled(self, leased_us: int) -> None:
+        """The called service refused a call, whose token was leased then: the rate is lowered."""
         with self._lock:
             self.throttles += 1
             if self._bucket:
                 with _best_effort():
-                    self._bucket.cut(called_us)
+                    self._bucket.cut(leased_us)
 
     def spare(self, calls: int) -> None:
         """Takes calls that are not needed out of the queue of those that were admitted."""
@@ -137,23 +140,32 @@ class Permits:
         if self._bucket:
             self._bucket.waited(seconds)
 
-    def _lease(self, wanted: int, threads: int) -> list[int]:
-        """As many tokens as are used soon: calls may take long, and late ones would come in one burst."""
+    def _lease(self, wanted: int, threads: int) -> list[tuple[int, int]]:
+        """As many tokens as are used soon: calls may take long, and late ones would come in one burst.
+
+        None of those that fall due when there is no more time: another worker can use them.
+        """
         bucket = self._bucket
         assert bucket is not None
+        within_us = int(self._seconds_to_wait() * SECOND_US)
+        if within_us <= 0:
+            raise RateLimited(self.reason())
         now = time.monotonic()
         pace = self._leased / max(now - self._leased_at, 0.001)
-        count = min(
-            wanted, int(LEASE_SECONDS * bucket.state.per_second), max(threads, int(LEASE_SECONDS * pace))
-        )
+        count = min(wanted, max(threads, int(LEASE_US / SECOND_US * pace)))
         due: list[int] = []
         with _best_effort(), self._lock:
-            due = bucket.lease(max(1, count))
+            due = bucket.lease(count, within_us)
         self._leased_at, self._leased = time.monotonic(), len(due)
-        return due
+        leased_us = now_us()
+        return [(each, leased_us) for each in due]
+
+    def _seconds_to_wait(self) -> float:
+        """How long a call may wait, and still be made in the invocation's time."""
+        return deadline.seconds_to_wait() - self._longest
 
     def _pause(self, seconds: float) -> None:
-        if seconds > deadline.seconds_to_wait() - self._longest:
+        if seconds > self._seconds_to_wait():
             raise RateLimited(self.reason())
         if seconds > 0:
             time.sleep(seconds)

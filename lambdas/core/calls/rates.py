@@ -33,6 +33,8 @@ BURST_US = SECOND_US // 2
 
 # Tokens are taken at most so long before they fall due: these do not slow down when the rate is cut.
 HORIZON_US = 5 * SECOND_US
+# A lease has the tokens of at most this long, so that a worker that dies loses few.
+LEASE_US = SECOND_US // 2
 
 # A throttle multiplies the rate by CUT; each second without one adds RAISE of the rate that was too high.
 CUT, RAISE = 0.8, 0.04
@@ -167,48 +169,55 @@ class TokenBucket:
         # Told to the table with the next write.
         self._throttles = self._waited_ms = 0
 
-    def lease(self, count: int) -> list[int]:
-        """When up to `count` tokens fall due, in order; none where those of the horizon are taken.
+    def lease(self, most: int, within_us: int) -> list[int]:
+        """When up to `most` tokens fall due, in order; none where those within that time are taken.
 
         Raises what DynamoDB answers.
         """
+        horizon_us = min(HORIZON_US, within_us)
         for _ in range(_ATTEMPTS):
             now = now_us()
             interval, bucket = self._raised(now), self.state
             raised = now if interval != bucket.interval_us else bucket.raised_us
+            count = max(1, min(most, LEASE_US // interval))
+            # What is queued takes less time by as much.
+            shorter = max(0, bucket.clear_us - now) * (bucket.interval_us - interval) // bucket.interval_us
             floor, span = now - BURST_US, count * interval
-            values = {":floor": floor, ":new": interval, ":raised": raised}
-            sets = "interval_us = :new, raised_us = :raised"
+            values = {":floor": floor, ":new": interval, ":raised": raised, ":shorter": shorter}
+            sets = "interval_us = :new, raised_us = :raised, clear_us = clear_us - :shorter"
             if bucket.next_us < floor:
                 # Tokens that were not taken are lost, so this worker's are the next.
                 values |= {":next": floor + span}
                 written = self._write("next_us < :floor", f"next_us = :next, {sets}", values, count)
             else:
-                values |= {":span": span, ":horizon": now + HORIZON_US}
+                values |= {":span": span, ":horizon": now + horizon_us}
                 in_reach = "next_us BETWEEN :floor AND :horizon"
                 written = self._write(in_reach, f"next_us = next_us + :span, {sets}", values, count)
             if written:
                 due = self.state.next_us - count * interval
                 return [due + number * interval for number in range(count)]
-            if self.state.next_us > now + HORIZON_US:
+            if self.state.next_us > now + horizon_us:
                 return []
         return []
 
-    def cut(self, called_us: int) -> None:
-        """Lowers the rate after a call's throttle, once for all calls that were made before the last cut."""
+    def cut(self, leased_us: int) -> None:
+        """Lowers the rate after a call's throttle: once for all whose tokens were taken before the last cut.
+
+        These fall due at the rate of that time, whatever it is now.
+        """
         self._throttles += 1
         if not self.limit.per_second:
             return
         for _ in range(_ATTEMPTS):
             bucket, now = self.state, now_us()
-            if bucket.throttled_us >= called_us:
+            if bucket.throttled_us >= leased_us:
                 return
             lower = min(round(bucket.interval_us / CUT), round(self.limit.interval_us / LOWEST))
             # What is queued takes longer by as much.
             longer = max(0, bucket.clear_us - now) * (lower - bucket.interval_us) // bucket.interval_us
             values = {":lower": lower, ":cut": bucket.interval_us, ":now": now, ":longer": longer}
             sets = "interval_us = :lower, cut_us = :cut, throttled_us = :now, clear_us = clear_us + :longer"
-            if self._write("throttled_us < :called", sets, {**values, ":called": called_us}, 0):
+            if self._write("throttled_us < :leased", sets, {**values, ":leased": leased_us}, 0):
                 return
 
     def waited(self, seconds: float) -> None:
