@@ -9,14 +9,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from core import deadline
-from core.calls.rates import HORIZON_US, SECOND_US, Bucket, Limit, TokenBucket, now_us
+from core.calls.rates import HORIZON_US, LEASE_US, SECOND_US, Bucket, Limit, TokenBucket, now_us
 from core.errors import RateLimited, is_transient
 
 if TYPE_CHECKING:
     from core.calls.slots import Slots
-
-# A lease has the tokens of at most this long, so that a worker that dies loses few.
-LEASE_SECONDS = 0.5
 
 # Where no token is in reach, a worker asks again after at most so long.
 LONGEST_PAUSE_SECONDS = 15.0
@@ -76,18 +73,20 @@ class Permits:
         if not self.has_rate:
             return now_us()
         began = time.monotonic()
-        with self._turn:
-            longest = HORIZON_US / SECOND_US
-            while not self._tokens:
-                self._tokens.extend(self._lease(wanted, threads))
-                if not self._tokens:
-                    # The more workers wait, the more often each finds the horizon taken, and asks less often.
-                    self._pause(longest * random.uniform(0.25, 0.75))  # noqa: S311
-                    longest = min(LONGEST_PAUSE_SECONDS, 1.5 * longest)
-            due, leased_us = self._tokens.popleft()
-        self._pause((due - now_us()) / SECOND_US)
-        with self._lock:
-            self._count_wait(began)
+        try:
+            with self._turn:
+                longest = HORIZON_US / SECOND_US
+                while not self._tokens:
+                    self._tokens.extend(self._lease(wanted, threads))
+                    if not self._tokens:
+                        # The more workers wait, the less often is one in reach, and the less often each asks.
+                        self._pause(longest * random.uniform(0.25, 0.75))  # noqa: S311
+                        longest = min(LONGEST_PAUSE_SECONDS, 1.5 * longest)
+                due, leased_us = self._tokens.popleft()
+            self._pause((due - now_us()) / SECOND_US)
+        finally:
+            with self._lock:
+                self._count_wait(began)
         return leased_us
 
     def slots(self) -> "Slots | None":
@@ -147,23 +146,31 @@ class Permits:
             self._bucket.waited(seconds)
 
     def _lease(self, wanted: int, threads: int) -> list[tuple[int, int]]:
-        """As many tokens as are used soon: calls may take long, and late ones would come in one burst."""
+        """As many tokens as are used soon: calls may take long, and late ones would come in one burst.
+
+        None of those that fall due when there is no more time: another worker can use them.
+        """
         bucket = self._bucket
         assert bucket is not None
+        within_us = int(self._seconds_to_wait() * SECOND_US)
+        if within_us <= 0:
+            raise RateLimited(self.reason())
         now = time.monotonic()
         pace = self._leased / max(now - self._leased_at, 0.001)
-        count = min(
-            wanted, int(LEASE_SECONDS * bucket.state.per_second), max(threads, int(LEASE_SECONDS * pace))
-        )
+        count = min(wanted, max(threads, int(LEASE_US / SECOND_US * pace)))
         due: list[int] = []
         with _best_effort(), self._lock:
-            due = bucket.lease(max(1, count))
+            due = bucket.lease(count, within_us)
         self._leased_at, self._leased = time.monotonic(), len(due)
         leased_us = now_us()
         return [(each, leased_us) for each in due]
 
+    def _seconds_to_wait(self) -> float:
+        """How long a call may wait, and still be made in the invocation's time."""
+        return deadline.seconds_to_wait() - self._longest
+
     def _pause(self, seconds: float) -> None:
-        if seconds > deadline.seconds_to_wait() - self._longest:
+        if seconds > self._seconds_to_wait():
             raise RateLimited(self.reason())
         if seconds > 0:
             time.sleep(seconds)

@@ -33,6 +33,8 @@ BURST_US = SECOND_US // 2
 
 # Tokens are taken at most so long before they fall due: these do not slow down when the rate is cut.
 HORIZON_US = 2 * SECOND_US
+# A lease has the tokens of at most this long, so that a worker that dies loses few.
+LEASE_US = SECOND_US // 2
 
 # A throttle multiplies the rate by CUT; each second without one adds RAISE of the rate that was too high.
 CUT, RAISE = 0.8, 0.04
@@ -172,16 +174,18 @@ class TokenBucket:
         # Told to the table with the next write.
         self._throttles = self._waited_ms = 0
 
-    def lease(self, count: int) -> list[int]:
-        """When up to `count` tokens fall due, in order; none where those of the horizon are taken.
+    def lease(self, most: int, within_us: int) -> list[int]:
+        """When up to `most` tokens fall due, in order; none where those within that time are taken.
 
         Raises what DynamoDB answers.
         """
+        horizon_us = min(HORIZON_US, within_us)
         for _ in range(_ATTEMPTS):
             now = now_us()
             interval, bucket = self._raised(now), self.state
             # Throttles of the last seconds postpone the next raise.
             is_raised = interval != bucket.interval_us or self._throttles
+            count = max(1, min(most, LEASE_US // interval))
             floor, span = now - BURST_US, count * interval
             values = {
                 ":floor": floor,
@@ -195,13 +199,13 @@ class TokenBucket:
                 values |= {":next": floor + span}
                 written = self._write("next_us < :floor", f"next_us = :next, {sets}", values, count)
             else:
-                values |= {":span": span, ":horizon": now + HORIZON_US}
+                values |= {":span": span, ":horizon": now + horizon_us}
                 in_reach = "next_us BETWEEN :floor AND :horizon"
                 written = self._write(in_reach, f"next_us = next_us + :span, {sets}", values, count)
             if written:
                 due = self.state.next_us - count * interval
                 return [due + number * interval for number in range(count)]
-            if self.state.next_us > now + HORIZON_US:
+            if self.state.next_us > now + horizon_us:
                 return []
         return []
 
