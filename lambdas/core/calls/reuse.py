@@ -44,6 +44,9 @@ FRESH_SECONDS = 0.5
 
 _READERS = 4
 
+# So long results are collected for one write: one each would take more time than some functions do.
+_COLLECT_SECONDS = 0.25
+
 # After so many batches in a row of which not all was written, no further one is.
 _MOST_LOSSES = 3
 
@@ -152,21 +155,29 @@ class Reuse:
         return {item["sk"].rpartition("#")[2]: item["text"] for item in items if item["expires_at"] > now}
 
     def _write(self) -> None:
-        """Writes what `save` queues, until `close`: as much at once as there is."""
+        """Writes what `save` queues, until `close`."""
         is_open = True
         while is_open:
-            results: dict[str, str] = {}
-            waiting = self._results.get()
-            while waiting is not None:
-                results[waiting[0]] = waiting[1]
-                if len(results) == MAX_BATCH_WRITES or self._results.empty():
-                    break
-                waiting = self._results.get()
-            is_open = waiting is not None
+            results, is_open = self._collect()
             if results:
                 kept = self._put(results)
                 with self._lock:
                     self.lost += len(results) - kept
+
+    def _collect(self) -> tuple[dict[str, str], bool]:
+        """The results of the next write, and whether there may be more."""
+        results: dict[str, str] = {}
+        result = self._results.get()
+        ends_at = time.monotonic() + _COLLECT_SECONDS
+        while result is not None:
+            results[result[0]] = result[1]
+            if len(results) == MAX_BATCH_WRITES:
+                break
+            try:
+                result = self._results.get(timeout=max(0.0, ends_at - time.monotonic()))
+            except queue.Empty:
+                break
+        return results, result is not None
 
     def _put(self, results: Mapping[str, str]) -> int:
         """How many of the results are kept now."""
