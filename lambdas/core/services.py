@@ -54,7 +54,7 @@ def run_service(name: str, document: dict[str, Any]) -> Json:
     service = load_service(name)
     path = SERVICES_DIR / f"{name}.py"
     return parse_json(
-        answer_document(name, read_service(name), path, document, lambda: _call(name, service, document))
+        answer_document(name, read_service(path), path, document, lambda: _call(name, service, document))
     )
 
 
