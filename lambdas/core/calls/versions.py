@@ -15,6 +15,9 @@ from pathlib import Path
 
 from core.catalog import LAMBDAS_DIR
 
+# The folders that functions and services may import. Installed packages lie beside them in the bundle.
+_FOLDERS = frozenset({"core", "functions", "services"})
+
 # What gives the value of a variable of the environment by its name.
 _READERS = frozenset({"os.environ.get", "os.getenv", "getenv", "environ.get", "setting"})
 
@@ -64,11 +67,12 @@ def _files(folder: Path, names: list[str]) -> Iterator[Path]:
 
     The last name may be one of the module's own, of which there is no file.
     """
+    if folder == LAMBDAS_DIR and names[0] not in _FOLDERS:
+        return
     for name in names:
         folder /= name
         for file in (folder / "__init__.py", folder.with_name(f"{name}.py")):
-            # What all functions import says nothing of this one's results.
-            if file.is_file() and file != LAMBDAS_DIR / "stepflake_lambda.py":
+            if file.is_file():
                 yield file
 
 
