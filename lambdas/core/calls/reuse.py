@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Self
 
+from core import deadline
 from core.calls.rates import read_option
 from core.calls.versions import code_version
 from core.catalog import NONE, PERIOD, CallOptions
@@ -86,10 +87,13 @@ class Reuse:
         self._results.put((digest, text))
 
     def close(self) -> None:
-        """Returns when all results are kept, and the day's numbers are counted."""
+        """Returns when all results are kept, and the day's numbers are counted.
+
+        Not all are kept where DynamoDB takes more than half of the time that is left.
+        """
         if self._writer:
             self._results.put(None)
-            self._writer.join()
+            self._writer.join(max(0.0, deadline.seconds_left() / 2))
         amounts = {"hits": self.hits, "misses": self.misses, "entries": self._kept, "bytes": self._bytes}
         if not any(amounts.values()):
             return

@@ -84,6 +84,9 @@ class _Chunk:
             self._plan()
             if self._pending:
                 self._make_calls()
+            # First of all what was paid for: little time may be left.
+            if self._failures and self._stored and len(self._texts) > self._known_stored:
+                persist(self._store)
         finally:
             self._permits.settle()
             if self._reuse:
@@ -91,8 +94,6 @@ class _Chunk:
             equal_rows = sum(map(len, self._equals.values()))
             report(self._signature.name, self._permits, self._reuse, equal_rows=equal_rows)
         if self._failures:
-            if self._stored and len(self._texts) > self._known_stored:
-                persist(self._store)
             # What a retry does not avoid counts more.
             raise next((error for error in self._failures if not is_transient(error)), self._failures[0])
         return self._texts
