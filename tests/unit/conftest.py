@@ -21,7 +21,7 @@ from core.catalog import read_catalog
 from core.settings import settings
 from fan_out import tasks, work
 from ingest import ingestion
-from tests.unit.fake_aws import ENVIRONMENT, FakeAws
+from tests.unit.fake_aws import CONTEXT, ENVIRONMENT, FakeAws
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile(
@@ -43,6 +43,8 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
     for module in (*waiting, documents, permits, rates, reuse, rows, slots):
         monkeypatch.setattr(module, "time", fake.clock)
     _make_cold()
+    # Code that waits ends with its invocation; where none has begun, it would wait for ever on this clock.
+    deadline.begin(CONTEXT)
     yield fake
     _make_cold()
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from core import remote, services
+from core.calls import rows as chunk_rows
 from core.catalog import LAMBDAS_DIR, read_catalog
 from core.errors import FunctionError
 from stepflake.lint.template.document import FUNCTION, Template, alternatives, substituted, target
@@ -138,7 +139,7 @@ def function_calls(aws: FakeAws, name: str) -> list[Call]:
     default = [[BY_TYPE[parameter.type] for parameter in signature.parameters]]
     rows = ROWS[name](aws) if name in ROWS else default
     try:
-        remote.run_rows(signature, remote.load_function(name), rows, 0)
+        chunk_rows.run_rows(signature, remote.load_function(name), rows, 0)
     except FunctionError:
         assert name == "fail", "give it a row in ROWS with which it does what it is for"
     return aws.faults.calls

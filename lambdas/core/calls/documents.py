@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.calls.permits import Permits
-from core.calls.rates import Limit, now_us
+from core.calls.rates import Limit
 from core.calls.report import report
 from core.calls.reuse import FRESH_SECONDS, Reuse, digest
 from core.catalog import CallOptions
@@ -36,16 +36,16 @@ def answer_document(
             permits.wait_for(partial(slots.acquire, 1))
         patience = Patience()
         while True:
-            permits.wait(1, 1)
+            leased_us = permits.wait(1, 1)
             text = _kept(reuse, key) if permits.waited > FRESH_SECONDS else None
             if text is not None:
                 return text
-            called_us, began = now_us(), time.monotonic()
+            began = time.monotonic()
             try:
                 text = call()
             except TransientError as error:
                 if isinstance(error, ThrottleError):
-                    permits.throttled(called_us)
+                    permits.throttled(leased_us)
                 if permits.limit is None:
                     raise
                 patience.bear(error, is_paced=permits.has_rate)

@@ -16,7 +16,7 @@ from typing import Any
 
 from core.calls.answers import StoredAnswers
 from core.calls.permits import Permits
-from core.calls.rates import Limit, now_us
+from core.calls.rates import Limit
 from core.calls.report import report
 from core.calls.reuse import FRESH_SECONDS, Reuse, digest
 from core.catalog import FUNCTIONS_DIR, Signature
@@ -163,12 +163,12 @@ class _Chunk:
         patience = Patience()
         try:
             while (unit or self._pending) and not self._failures:
-                self._permits.wait(1 + len(self._pending) // self._size, self._threads)
+                leased_us = self._permits.wait(1 + len(self._pending) // self._size, self._threads)
                 unit = self._fill(unit)
                 if not unit:
                     self._permits.give_back()
                     return
-                error = self._call(unit)
+                error = self._call(unit, leased_us)
                 if error:
                     patience.bear(error, is_paced=self._permits.has_rate)
                 else:
@@ -195,9 +195,9 @@ class _Chunk:
             unknown = set(self._unknown(new))
             unit = [number for number in unit if number not in new or number in unknown]
 
-    def _call(self, unit: list[int]) -> TransientError | None:
+    def _call(self, unit: list[int], leased_us: int) -> TransientError | None:
         """Calls the function for these rows; one row's error, where some must be called again."""
-        called_us, began = now_us(), time.monotonic()
+        began = time.monotonic()
         answers = call_rows(self._signature, self._function, {number: self._rows[number] for number in unit})
         failed: TransientError | None = None
         for number, answer in answers.items():
@@ -210,7 +210,7 @@ class _Chunk:
             elif failed is None or isinstance(answer, ThrottleError):
                 failed = answer
         if isinstance(failed, ThrottleError):
-            self._permits.throttled(called_us)
+            self._permits.throttled(leased_us)
         else:
             self._permits.called(time.monotonic() - began)
         self._store_sometimes()

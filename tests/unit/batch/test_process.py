@@ -12,6 +12,7 @@ from batch.store import FunctionBatch, store_rows
 from batch.wire import Rows
 from core.errors import FunctionError, ResultError, TransientError
 from core.exact_json import dump_json
+from core.patience import ATTEMPTS
 from tests.unit.conftest import Deploy
 from tests.unit.fake_aws import CONTEXT, FakeAws
 
@@ -102,9 +103,22 @@ def test_of_two_workers_the_first_one_s_rows_are_kept(
 @pytest.mark.parametrize(
     "code", ["SlowDown", "InternalError", "ServiceUnavailable", "ConditionalRequestConflict"]
 )
-def test_a_throttle_is_a_transient_error(aws: FakeAws, deploy: Deploy, code: str) -> None:
+@pytest.mark.parametrize("chunk_rows", [2, 5])
+def test_storing_what_was_computed_is_repeated(
+    aws: FakeAws, deploy: Deploy, code: str, chunk_rows: int
+) -> None:
     deploy(count=COUNT)
-    aws.faults.fail("put_object", code)
+    aws.faults.fail("put_object", code, times=ATTEMPTS - 1)
+    assert run(batch(chunk_rows=chunk_rows)) == {"chunk": 0, "rows": chunk_rows}
+    assert aws.faults.operations() == ["put_object"] * ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    "code", ["SlowDown", "InternalError", "ServiceUnavailable", "ConditionalRequestConflict"]
+)
+def test_a_throttle_that_lasts_is_a_transient_error(aws: FakeAws, deploy: Deploy, code: str) -> None:
+    deploy(count=COUNT)
+    aws.faults.fail("put_object", code, times=ATTEMPTS)
     with pytest.raises(TransientError):
         run(batch())
     assert run(batch(), again=True) == {"chunk": 0, "rows": 2}

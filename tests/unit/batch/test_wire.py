@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch import errors, wire
+from core.calls.rows import run_rows
 from core.catalog import read_catalog
 from core.exact_json import dump_json, parse_json
-from core.remote import load_function, run_rows
+from core.remote import load_function
 from tests.unit.fake_aws.invocations import BATCH_ID, api_event
 
 

@@ -14,12 +14,23 @@ from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError
 
 from core.calls.rows import run_rows
 from core.catalog import OnError, Parameter, Signature, read_catalog
-from core.errors import ArgumentError, FunctionError, ResultError, TaskError, TransientError
+from core.errors import (
+    ArgumentError,
+    FunctionError,
+    RateLimited,
+    ResultError,
+    TaskError,
+    ThrottleError,
+    TransientError,
+)
 from core.remote import load_function
 from tests.unit.fake_aws import client_error
 
 Function = Callable[..., Any]
 POLICIES: list[OnError] = ["fail", "null", "object"]
+
+# What fails for a reason that passes is called again, after a pause on the tests' clock.
+pytestmark = pytest.mark.usefixtures("aws")
 
 
 def signature(*types: str, returns: str = "Any", variadic: bool = False, **options: Any) -> Signature:
@@ -275,14 +286,13 @@ def test_a_transient_error_is_raised_whatever_the_policy(vectorized: bool, polic
     [
         ConnectionResetError("reset"),
         TimeoutError("late"),
-        client_error("ThrottlingException", "BatchDetectSentiment"),
-        client_error("SlowDown", "GetObject"),
+        client_error("InternalServerException", "BatchDetectSentiment"),
         EndpointConnectionError(endpoint_url="https://x"),
         ConnectTimeoutError(endpoint_url="https://x"),
     ],
     ids=lambda raised: type(raised).__name__,
 )
-def test_errors_of_the_network_and_throttles_are_transient_unless_on_error_answers_them(
+def test_errors_of_the_network_and_internal_ones_are_transient_unless_on_error_answers_them(
     raised: Exception,
 ) -> None:
     def function(_: Any) -> Any:
@@ -290,6 +300,42 @@ def test_errors_of_the_network_and_throttles_are_transient_unless_on_error_answe
 
     assert type(failure(function, [[1]], signature("int"))) is TransientError
     assert run(function, [[1]], signature("int", on_error="null")) == [None]
+
+
+class TooMany(Exception):
+    """An error of an HTTP client that has the status where urllib has it."""
+
+    code = 429
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ThrottleError("slower"),
+        TooMany("slower"),
+        client_error("ThrottlingException", "BatchDetectSentiment"),
+        client_error("SlowDown", "GetObject"),
+    ],
+    ids=lambda raised: type(raised).__name__,
+)
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_a_throttled_call_is_repeated_whatever_the_policy(
+    raised: Exception, policy: OnError, vectorized: bool
+) -> None:
+    refusals = [raised] * 10
+
+    def function(a: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return a
+
+    declared = signature("int", on_error=policy, vectorized=vectorized)
+    assert run(function, [[1]], declared) == [1]
+    refusals.extend([raised] * 100_000)
+    error = failure(function, [[1]], declared)
+    assert type(error) is RateLimited
+    assert f"{type(raised).__name__}: " in str(error)
 
 
 def test_a_persistent_error_of_aws_is_final() -> None:

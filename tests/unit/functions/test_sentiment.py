@@ -1,14 +1,16 @@
-"""sentiment: with VADER itself, and the calls of Amazon Comprehend."""
+"""sentiment: with VADER itself, and the calls of Amazon Comprehend that a chunk makes."""
 
+import json
 from typing import Any
 
 import pytest
 
 from core import deadline
+from core.calls.rows import run_rows
 from core.catalog import read_catalog
-from core.errors import FunctionError, TransientError
-from core.remote import run_rows
-from core.sentiment import ATTEMPTS, LONGEST_PAUSE_SECONDS, PARALLEL_CALLS, RESERVED_SECONDS
+from core.deadline import STORE_SECONDS
+from core.errors import FunctionError, RateLimited, TransientError
+from core.patience import ATTEMPTS, LONGEST_PAUSE_SECONDS
 from functions.sentiment import sentiment
 from tests.unit.fake_aws import FakeAws, FakeContext
 from tests.unit.fake_aws.comprehend import FakeComprehend
@@ -24,6 +26,12 @@ def comprehend(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> FakeComprehend:
     monkeypatch.setenv("SENTIMENT_ENGINE", "comprehend")
     monkeypatch.setenv("SENTIMENT_LANGUAGE", "de")
     return aws.comprehend
+
+
+def run(texts: list[Any]) -> list[Any]:
+    """What the texts become as rows of a chunk."""
+    rows = [[text] for text in texts]
+    return [json.loads(text) for text in run_rows(read_catalog()["sentiment"], sentiment, rows, 0)]
 
 
 def asked(aws: FakeAws) -> list[list[str]]:
@@ -67,7 +75,7 @@ def test_comprehend_gets_25_texts_a_call_and_their_order_is_kept(
 ) -> None:
     texts = [f"{n:02}" for n in range(60)]
     comprehend.positive = {text: int(text) / 100 for text in texts}
-    assert [scores["Positive"] for scores in sentiment(list(texts))] == [n / 100 for n in range(60)]
+    assert [scores["Positive"] for scores in run(texts)] == [n / 100 for n in range(60)]
     assert asked(aws) == [texts[:25], texts[25:50], texts[50:]]
 
 
@@ -98,10 +106,9 @@ def test_an_error_of_one_text_is_that_rows_error(comprehend: FakeComprehend) -> 
 
 
 def test_only_texts_without_an_answer_are_sent_again(aws: FakeAws, comprehend: FakeComprehend) -> None:
-    comprehend.positive = {"a": 0.5}
-    comprehend.errors = {"b": "TEXT_SIZE_LIMIT_EXCEEDED"}
-    scores: list[Any] = sentiment(["a", "b", "left out"])
-    assert type(scores[2]) is TransientError
+    comprehend.positive = {"a": 0.5, "b": 0.25}
+    with pytest.raises(TransientError, match="sentiment, row 2: TransientError: Comprehend left the text"):
+        run(["a", "b", "left out"])
     assert asked(aws) == [["a", "b", "left out"], *[["left out"]] * (ATTEMPTS - 1)]
 
 
@@ -111,7 +118,7 @@ def test_a_text_that_is_answered_at_the_second_attempt_has_its_score(
     comprehend.positive = {"a": 0.5}
     aws.faults.meanwhile("batch_detect_sentiment", lambda: None)
     aws.faults.meanwhile("batch_detect_sentiment", lambda: comprehend.positive.update(b=0.25))
-    assert [scores["Positive"] for scores in sentiment(["a", "b"])] == [0.5, 0.25]
+    assert [scores["Positive"] for scores in run(["a", "b"])] == [0.5, 0.25]
 
 
 def test_a_throttled_call_waits_and_nothing_is_paid_twice(aws: FakeAws, comprehend: FakeComprehend) -> None:
@@ -119,7 +126,7 @@ def test_a_throttled_call_waits_and_nothing_is_paid_twice(aws: FakeAws, comprehe
     comprehend.positive = {text: int(text) / 100 for text in texts}
     aws.faults.fail("batch_detect_sentiment", "ThrottlingException", times=20)
     deadline.begin(FakeContext(seconds_left=280))
-    assert [scores["Positive"] for scores in sentiment(list(texts))] == [n / 100 for n in range(50)]
+    assert [scores["Positive"] for scores in run(texts)] == [n / 100 for n in range(50)]
     assert len(aws.faults.calls) == 22
     assert 0 < aws.clock.now - 1000 < 20 * LONGEST_PAUSE_SECONDS
 
@@ -129,16 +136,16 @@ def test_throttles_until_the_time_is_over_are_left_to_the_machine(
 ) -> None:
     aws.faults.fail("batch_detect_sentiment", "ThrottlingException", times=10_000)
     deadline.begin(FakeContext(seconds_left=100))
-    with pytest.raises(TransientError):
-        run_rows(read_catalog()["sentiment"], sentiment, [["a"]], 0)
-    earliest = 100 - RESERVED_SECONDS - LONGEST_PAUSE_SECONDS
-    assert earliest < aws.clock.now - 1000 <= 100 - RESERVED_SECONDS
+    with pytest.raises(RateLimited):
+        run(["a"])
+    earliest = 100 - STORE_SECONDS - LONGEST_PAUSE_SECONDS
+    assert earliest < aws.clock.now - 1000 <= 100 - STORE_SECONDS
 
 
 def test_another_transient_error_is_tried_a_few_times_only(aws: FakeAws, comprehend: FakeComprehend) -> None:
     aws.faults.fail("batch_detect_sentiment", "InternalServerException", times=10_000)
     with pytest.raises(TransientError):
-        run_rows(read_catalog()["sentiment"], sentiment, [["a"]], 0)
+        run(["a"])
     assert len(aws.faults.calls) == ATTEMPTS
 
 
@@ -149,6 +156,6 @@ def test_where_one_call_fails_the_chunk_the_rest_is_not_sent(
     aws.faults.fail("batch_detect_sentiment", "ThrottlingException", times=10_000)
     deadline.begin(FakeContext(seconds_left=10_000))
     with pytest.raises(FunctionError, match="UnsupportedLanguageException"):
-        run_rows(read_catalog()["sentiment"], sentiment, [[f"{n}"] for n in range(1000)], 0)
+        run([f"{n}" for n in range(1000)])
     # Of the chunk's 40 calls those that were being made, each by a thread of its own.
-    assert len({tuple(texts) for texts in asked(aws)}) <= PARALLEL_CALLS
+    assert len({tuple(texts) for texts in asked(aws)}) <= read_catalog()["sentiment"].concurrency

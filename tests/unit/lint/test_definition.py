@@ -400,21 +400,25 @@ def test_the_projects_machines_catch_an_error_without_a_cause(machine: str, erro
         assert isinstance(value, str), expression
 
 
-def test_a_throttled_lambda_is_waited_for_almost_as_long_as_a_batch_may_take() -> None:
-    for name in ("step", "function"):
-        [retrier] = [
-            retrier
-            for retrier in POLICIES[name].retry
-            if retrier["ErrorEquals"] == ["Lambda.TooManyRequestsException"]
-        ]
-        delays = [
-            min(retrier["IntervalSeconds"] * retrier["BackoffRate"] ** attempt, retrier["MaxDelaySeconds"])
-            for attempt in range(retrier["MaxAttempts"])
-        ]
+@pytest.mark.parametrize(
+    ("policy", "errors"),
+    [
+        ("step", ["Lambda.TooManyRequestsException"]),
+        ("function", ["Lambda.TooManyRequestsException", "RateLimited"]),
+    ],
+)
+def test_what_is_limited_is_waited_for_almost_as_long_as_a_batch_may_take(
+    policy: str, errors: list[str]
+) -> None:
+    [retrier] = [retrier for retrier in POLICIES[policy].retry if retrier["ErrorEquals"] == errors]
+    delays = [
+        min(retrier["IntervalSeconds"] * retrier["BackoffRate"] ** attempt, retrier["MaxDelaySeconds"])
+        for attempt in range(retrier["MaxAttempts"])
+    ]
 
-        assert retrier["JitterStrategy"] == "FULL"  # each wait is from 0 to its delay, on average half of it
-        assert sum(delays) < BATCH["TimeoutSeconds"]
-        assert sum(delays) / 2 > 240
+    assert retrier["JitterStrategy"] == "FULL"  # each wait is from 0 to its delay, on average half of it
+    assert sum(delays) < BATCH["TimeoutSeconds"]
+    assert sum(delays) / 2 > 240
 
 
 def test_an_error_with_zero_attempts_needs_no_interval() -> None:
