@@ -17,6 +17,8 @@ COMMANDS = {
     "ddl": "Print the SQL that declares a stack's functions in Snowflake.",
     "demo": "Bring the stack up, call it from SQL, and show what happened.",
     "runs": "List, show, start, resume and stop runs of workflows.",
+    "rates": "Show the limits of what functions call, and the calls that wait for them.",
+    "reuse": "Show and delete the results that are kept to be reused.",
     "lint": "Check state machine definitions, the template and declarations.",
 }
 

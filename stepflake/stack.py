@@ -75,6 +75,28 @@ class Stack:
             raise StackError("There are no AWS credentials; set AWS_PROFILE or name a --profile.")
         return credentials
 
+    def output(self, key: str) -> str:
+        """One of the stack's outputs. Raises StackError where what is deployed does not have it."""
+        if key not in self.outputs:
+            raise StackError(f"Stack {self.stack_name!r} has no output {key}: deploy the current version.")
+        return self.outputs[key]
+
+    def environment(self, lambda_name: str) -> Mapping[str, str]:
+        """The variables that a Lambda has. `lambda_name`: its logical id. Raises StackError."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            resource = self.client("cloudformation").describe_stack_resource(
+                StackName=self.stack_name, LogicalResourceId=lambda_name
+            )
+            configuration = self.client("lambda").get_function_configuration(
+                FunctionName=resource["StackResourceDetail"]["PhysicalResourceId"]
+            )
+        except (BotoCoreError, ClientError) as error:
+            raise StackError(f"The environment of {lambda_name} can't be read: {error}") from error
+        variables: Mapping[str, str] = configuration.get("Environment", {}).get("Variables", {})
+        return variables
+
     def client(self, service: str) -> Any:
         """A boto3 client for the stack's account; one for each service, made once."""
         return client_of(service, self.aws_endpoint_url, self.region, self.profile)

@@ -20,6 +20,7 @@ from stepflake.local.checkout import local_names
 from stepflake.local.engine import Settings
 from stepflake.local.faults import Faults
 from stepflake.local.limits import Value
+from stepflake.local.stack import LocalStack
 from stepflake.stack import Stack
 from tests.caller import Caller
 from tests.documented_workflow import add_workflow
@@ -29,11 +30,17 @@ ROOT = Path(__file__).parent.parent
 # A copy of the checkout with the tests' own functions and services; it also keeps the builds.
 PROJECT = ROOT / ".stepflake" / ".tests"
 
-# Short times, so that timeouts come soon.
-PARAMETERS = {"ProcessTimeoutSeconds": "6", "PostWaitSeconds": "1", "GetWaitSeconds": "2"}
+# Comprehend's quota as if it had been raised, so that what waits for it does not wait long.
+COMPREHEND_PER_SECOND = 40
+LIMITS = {"comprehend.BatchDetectSentiment": Value(COMPREHEND_PER_SECOND, COMPREHEND_PER_SECOND)}
 
-# Comprehend's quota as if it had been raised: in that time 10 calls a second would not score a large batch.
-LIMITS = {"comprehend.BatchDetectSentiment": Value(500, 500)}
+# Short times, so that timeouts come soon.
+PARAMETERS = {
+    "ProcessTimeoutSeconds": "6",
+    "PostWaitSeconds": "1",
+    "GetWaitSeconds": "2",
+    "ComprehendRateLimit": f"{COMPREHEND_PER_SECOND}/second",
+}
 
 # One of the pipeline's services in the template: the tests' own is inserted before it.
 KEYWORDS_LINE = "              - keywords\n"
@@ -63,8 +70,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(request: pytest.FixtureRequest) -> Stack:
-    """The session's stack. If STEPFLAKE_TEST_STACK names one, it stays up for the next session."""
+def faults(request: pytest.FixtureRequest) -> Faults:
+    """Those of the session's stack."""
+    return Faults.parse(request.config.getoption("--fault"))
+
+
+@pytest.fixture(scope="session")
+def local(faults: Faults) -> LocalStack:
+    """The session's stack, with its engine.
+
+    If STEPFLAKE_TEST_STACK names one, it stays up for the next session.
+    """
     name = os.environ.get("STEPFLAKE_TEST_STACK") or os.environ[_NAME_VARIABLE]
     lock = ROOT / ".stepflake" / "tests.lock"
     lock.parent.mkdir(exist_ok=True)
@@ -80,20 +96,26 @@ def stack(request: pytest.FixtureRequest) -> Stack:
         if not copied_for.exists() or copied_for.read_text() != session:
             _copy_project()
             copied_for.write_text(session)
-        settings = Settings(limits=LIMITS, faults=Faults.parse(request.config.getoption("--fault")))
-        local = stacks.up(PROJECT, name, step=_quiet, parameters=PARAMETERS, settings=settings)
+        settings = Settings(limits=LIMITS, faults=faults)
+        deployed = stacks.up(PROJECT, name, step=_quiet, parameters=PARAMETERS, settings=settings)
     # What state machines wait, in Wait states and before a Retry, takes a fiftieth of the time.
     answer = urllib3.request(
-        "POST", f"{local.engine.url}/_ministack/config", json={"stepfunctions._SFN_WAIT_SCALE": 0.02}
+        "POST", f"{deployed.engine.url}/_ministack/config", json={"stepfunctions._SFN_WAIT_SCALE": 0.02}
     )
     assert json.loads(answer.data)["applied"]
+    return deployed
+
+
+@pytest.fixture(scope="session")
+def stack(local: LocalStack) -> Stack:
+    """The session's stack."""
     return local.stack
 
 
 @pytest.fixture(scope="session")
-def caller(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Caller]:
+def caller(stack: Stack, faults: Faults) -> Iterator[Caller]:
     """Raw HTTP to the session's stack."""
-    caller = Caller(stack, repeats=bool(request.config.getoption("--fault")))
+    caller = Caller(stack, repeats=faults.any)
     yield caller
     caller.close()
 

@@ -12,20 +12,18 @@ Another has the results that are reused (core.calls.reuse): it is not backed up,
 stack.
 
 Every item has `expires_at` (epoch seconds), after which DynamoDB deletes it, within days: correctness must
-not depend on it. Values are Python's str, int, bool and None, and dicts of them; no numbers with a
-fraction.
+not depend on it. Values are Python's (core.attributes).
 """
 
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
-from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
+from core.attributes import to_attributes, to_item
 from core.clients import dynamodb
 from core.settings import settings
 
@@ -42,9 +40,6 @@ _BATCH_PAUSE_SECONDS, _LONGEST_BATCH_PAUSE_SECONDS = 0.05, 1.0
 
 Item = dict[str, Any]
 
-_serialize = TypeSerializer().serialize
-_deserialize = TypeDeserializer().deserialize
-
 
 def expires_at() -> int:
     """When an item written now may be deleted, in epoch seconds."""
@@ -53,8 +48,8 @@ def expires_at() -> int:
 
 def get_item(key: Mapping[str, str]) -> Item | None:
     """The item of this `pk` and `sk` as it is now (a consistent read), or None."""
-    answer = dynamodb().get_item(TableName=settings().table, Key=_attributes(key), ConsistentRead=True)
-    return _item(answer["Item"]) if "Item" in answer else None
+    answer = dynamodb().get_item(TableName=settings().table, Key=to_attributes(key), ConsistentRead=True)
+    return to_item(answer["Item"]) if "Item" in answer else None
 
 
 def query_items(pk: str, table: str | None = None) -> Iterator[Item]:
@@ -68,12 +63,12 @@ def query_items(pk: str, table: str | None = None) -> Iterator[Item]:
         .paginate(
             TableName=table or settings().table,
             KeyConditionExpression="pk = :pk",
-            ExpressionAttributeValues=_attributes({":pk": pk}),
+            ExpressionAttributeValues=to_attributes({":pk": pk}),
             ConsistentRead=True,
         )
     )
     for page in pages:
-        yield from map(_item, page["Items"])
+        yield from map(to_item, page["Items"])
 
 
 def put_if(condition: str, item: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> Item | None:
@@ -82,7 +77,7 @@ def put_if(condition: str, item: Mapping[str, Any], values: Mapping[str, Any] | 
     Returns None where it was written; else the existing item, {} where there is none. `condition`: an
     expression of DynamoDB's, with `values` for its `:names`; a reserved attribute name is written `#name`.
     """
-    attributes = _attributes({"expires_at": expires_at(), **item})
+    attributes = to_attributes({"expires_at": expires_at(), **item})
     return _write_if(dynamodb().put_item, condition, values, Item=attributes)
 
 
@@ -95,20 +90,22 @@ def change_if(
     def operation(**request: Any) -> None:
         written.update(dynamodb().update_item(ReturnValues="ALL_NEW", **request)["Attributes"])
 
-    existing = _write_if(operation, condition, values, update, Key=_attributes(key), UpdateExpression=update)
-    return (True, _item(written)) if existing is None else (False, existing)
+    existing = _write_if(
+        operation, condition, values, update, Key=to_attributes(key), UpdateExpression=update
+    )
+    return (True, to_item(written)) if existing is None else (False, existing)
 
 
 def update_if(condition: str, key: Mapping[str, str], update: str, values: Mapping[str, Any]) -> Item | None:
     """Updates the item of a key by DynamoDB's expression `update`; returns as `put_if` does."""
     return _write_if(
-        dynamodb().update_item, condition, values, update, Key=_attributes(key), UpdateExpression=update
+        dynamodb().update_item, condition, values, update, Key=to_attributes(key), UpdateExpression=update
     )
 
 
 def delete_if(condition: str, key: Mapping[str, str], values: Mapping[str, Any]) -> Item | None:
     """Deletes the item of a key; returns as `put_if` does."""
-    return _write_if(dynamodb().delete_item, condition, values, Key=_attributes(key))
+    return _write_if(dynamodb().delete_item, condition, values, Key=to_attributes(key))
 
 
 def get_items(table: str, keys: Sequence[Mapping[str, str]]) -> list[Item]:
@@ -117,11 +114,11 @@ def get_items(table: str, keys: Sequence[Mapping[str, str]]) -> list[Item]:
     Those that DynamoDB still leaves out after several attempts are left out.
     """
     items: list[Item] = []
-    asked: dict[str, Any] = {table: {"Keys": [_attributes(key) for key in keys], "ConsistentRead": True}}
+    asked: dict[str, Any] = {table: {"Keys": [to_attributes(key) for key in keys], "ConsistentRead": True}}
     for attempt in range(_BATCH_ATTEMPTS):
         _pause(attempt)
         answer = dynamodb().batch_get_item(RequestItems=asked)
-        items += map(_item, answer["Responses"].get(table, []))
+        items += map(to_item, answer["Responses"].get(table, []))
         asked = answer.get("UnprocessedKeys") or {}
         if not asked:
             break
@@ -133,7 +130,7 @@ def put_items(table: str, items: Sequence[Mapping[str, Any]]) -> int:
 
     Returns how many of them DynamoDB left out after several attempts.
     """
-    asked: dict[str, Any] = {table: [{"PutRequest": {"Item": _attributes(item)}} for item in items]}
+    asked: dict[str, Any] = {table: [{"PutRequest": {"Item": to_attributes(item)}} for item in items]}
     for attempt in range(_BATCH_ATTEMPTS):
         _pause(attempt)
         asked = dynamodb().batch_write_item(RequestItems=asked).get("UnprocessedItems") or {}
@@ -142,17 +139,20 @@ def put_items(table: str, items: Sequence[Mapping[str, Any]]) -> int:
     return len(asked.get(table, []))
 
 
-def add(table: str, key: Mapping[str, str], amounts: Mapping[str, int], expires_at: int) -> None:
-    """Adds to the numbers of an item, which is made if it is not there."""
-    names = {f"#{name}": name for name in amounts}
+def add(
+    table: str, key: Mapping[str, str], amounts: Mapping[str, int], expires_at: int, **values: Any
+) -> None:
+    """Adds to the numbers of an item, which is made if it is not there, and sets other `values` of it."""
+    values = {"expires_at": expires_at, **values}
+    sets = ", ".join(f"#{name} = :{name}" for name in values)
+    adds = ", ".join(f"#{name} :{name}" for name in amounts)
     dynamodb().update_item(
         TableName=table,
-        Key=_attributes(key),
-        UpdateExpression="SET expires_at = :expires_at ADD "
-        + ", ".join(f"#{name} :{name}" for name in amounts),
-        ExpressionAttributeNames=names,
-        ExpressionAttributeValues=_attributes(
-            {":expires_at": expires_at, **{f":{name}": amount for name, amount in amounts.items()}}
+        Key=to_attributes(key),
+        UpdateExpression=f"SET {sets} ADD {adds}",
+        ExpressionAttributeNames={f"#{name}": name for name in (*values, *amounts)},
+        ExpressionAttributeValues=to_attributes(
+            {f":{name}": value for name, value in {**values, **amounts}.items()}
         ),
     )
 
@@ -175,7 +175,7 @@ def _write_if(
     if names:
         request["ExpressionAttributeNames"] = names
     if values:
-        request["ExpressionAttributeValues"] = _attributes(values)
+        request["ExpressionAttributeValues"] = to_attributes(values)
     try:
         operation(
             TableName=settings().table,
@@ -186,21 +186,5 @@ def _write_if(
     except ClientError as error:
         if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
             raise
-        return _item(error.response.get("Item", {}))  # type: ignore[arg-type]
+        return to_item(error.response.get("Item", {}))  # type: ignore[arg-type]
     return None
-
-
-def _attributes(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _serialize(value) for name, value in values.items()}
-
-
-def _item(attributes: Mapping[str, Any]) -> Item:
-    values = ((name, _deserialize(value)) for name, value in attributes.items())
-    return {name: _plain(value) for name, value in values}
-
-
-def _plain(value: Any) -> Any:
-    # DynamoDB's numbers are Decimals in Python; those that are stored here are whole.
-    if isinstance(value, dict):
-        return {name: _plain(member) for name, member in value.items()}
-    return int(value) if isinstance(value, Decimal) else value

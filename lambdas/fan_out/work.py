@@ -6,6 +6,7 @@ delivery from the stored state, without running the service again.
 
 import random
 import time
+from functools import partial
 from typing import Any
 
 from aws_lambda_powertools import Logger
@@ -34,6 +35,10 @@ processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
 FIRST_DELAY_SECONDS = 1
 LONGEST_DELAY_SECONDS = 60
 
+# A task that waits for a limit is sent again after at most so long: others go first, and not all come back
+# together. More would leave the limit unused where few are left.
+POSTPONED_SECONDS = 5
+
 # The machine no longer waits for a callback: it was sent before, its timeout passed, or the run was stopped.
 # https://docs.aws.amazon.com/step-functions/latest/apireference/API_SendTaskSuccess.html
 NOT_WAITED_FOR = ("TaskDoesNotExist", "TaskTimedOut", "InvalidToken")
@@ -47,7 +52,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailure
     """
     deadline.begin(context)
     messages = {"Records": sorted(event["Records"], key=last_death)}
-    return process_partial_response(messages, work, processor, context)
+    return process_partial_response(messages, partial(work, limited=set()), processor, context)
 
 
 def last_death(message: dict[str, Any]) -> int:
@@ -69,19 +74,25 @@ def read(body: str) -> tuple[Task, str]:
     return read_stored(Task, message), token
 
 
-def work(record: SQSRecord, lambda_context: LambdaContext) -> None:
-    """Handles one message. Raises the error for which SQS is to deliver it again."""
+def work(record: SQSRecord, lambda_context: LambdaContext, *, limited: set[str]) -> None:
+    """Handles one message. Raises the error for which SQS is to deliver it again.
+
+    `limited`: services for whose limit this invocation has no more time to wait.
+    """
     task, token = read(record.body)
     receive_count = int(record.attributes.approximate_receive_count)
     logger.append_keys(run_id=task.run_id, task=task.number)
     try:
-        run(
+        is_limited = task.service in limited or not run(
             task,
             token,
             record.body,
             lease_until=int(time.time()) + lambda_context.get_remaining_time_in_millis() // 1000 + 1,
             last=receive_count >= int(setting("TASK_MAX_RECEIVES")),
         )
+        if is_limited:
+            limited.add(task.service)
+            postpone(record.body)
     except Exception as error:
         delay = delay_seconds(error, receive_count)
         logger.warning("retry", extra={"error": error_name(error), "delay": delay})
@@ -91,16 +102,16 @@ def work(record: SQSRecord, lambda_context: LambdaContext) -> None:
         raise
 
 
-def run(task: Task, token: str, body: str, *, lease_until: int, last: bool) -> None:
-    """Runs a message's task and sends its callback; or sends the message again, where a limit has no time."""
+def run(task: Task, token: str, body: str, *, lease_until: int, last: bool) -> bool:
+    """Runs a message's task and sends its callback; False where its service's limit leaves no time for it."""
     try:
         outcome = settle(task, lease_until=lease_until, last=last)
     except RateLimited:
-        postpone(body)
-        return
+        return False
     answer(token, task, outcome)
     if outcome.status == "failed":
         send_to_dead_letters(setting("TASK_DEAD_LETTER_QUEUE_URL"), body, outcome.error, outcome.cause)
+    return True
 
 
 def settle(task: Task, *, lease_until: int, last: bool) -> TaskState:
@@ -134,7 +145,7 @@ def postpone(body: str) -> None:
 
     Where this worker dies before SQS deletes the old message, there are two, and the task's state allows one.
     """
-    delay = random.randint(1, LONGEST_DELAY_SECONDS)  # noqa: S311 - so that not all come back together
+    delay = random.randint(1, POSTPONED_SECONDS)  # noqa: S311
     logger.info("postponed", extra={"delay": delay})
     persist(
         lambda: sqs().send_message(QueueUrl=setting("TASK_QUEUE_URL"), MessageBody=body, DelaySeconds=delay)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from core.catalog import CatalogError, read_catalog, read_workflows
+from core.catalog import CatalogError, read_workflows
+from stepflake.callers import read_callers
 from stepflake.lint.asl.definition import lint_definition_file
+from stepflake.lint.calls import lint_limits, lint_variables
 from stepflake.lint.finding import Finding
 from stepflake.lint.names import lint_names
 from stepflake.lint.rooms import lint_rooms
@@ -47,7 +49,7 @@ def lint_project(folder: Path, template: Template | None) -> Report:
     paths = definitions_of(folder)
     report = lint_definitions(paths, template)
     lambdas = folder / "lambdas"
-    report.findings += _declarations(lambdas)
+    report.findings += _declarations(lambdas, template)
     report.findings += lint_names(lambdas, packages_distributions())
     report.findings += lint_rooms(folder)
     if template:
@@ -73,11 +75,15 @@ def _missing_definitions(template: Template, paths: Sequence[Path]) -> Iterator[
             yield Finding(name, problem, "fix its name")
 
 
-def _declarations(lambdas: Path) -> Iterator[Finding]:
-    """Remote functions and inputs of workflows; an invalid one fails every request."""
+def _declarations(lambdas: Path, template: Template | None) -> Iterator[Finding]:
+    """Remote functions, services and inputs of workflows; an invalid one fails every request."""
     try:
-        read_catalog(lambdas / "functions", diagnostics=True)
+        callers = read_callers(lambdas)
         read_workflows(lambdas)
     except CatalogError as error:
         # Its message begins with the file and the line.
         yield Finding("", str(error), "fix the declaration")
+        return
+    yield from lint_limits(callers, lambdas)
+    if template:
+        yield from lint_variables(callers, lambdas, template)

@@ -23,8 +23,9 @@ SHARED = "core"
 _LAYERS = [
     "stepflake.cli",
     "stepflake.commands",
-    "stepflake.runs | stepflake.options",
+    "stepflake.runs | stepflake.rates | stepflake.reuse | stepflake.options",
     "stepflake.snowflake | stepflake.local | stepflake.lint",
+    "stepflake.callers | stepflake.tables",
     "stepflake.stack",
     "stepflake.progress | stepflake.errors",
 ]

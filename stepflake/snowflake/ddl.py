@@ -2,7 +2,16 @@
 
 from collections.abc import Iterable
 
-from core.catalog import SNOWFLAKE_TYPES, Signature, Workflow, read_catalog, read_workflows
+from core.calls.rates import read_rate
+from core.catalog import (
+    DEFAULT_CHUNK_ROWS,
+    RATE,
+    SNOWFLAKE_TYPES,
+    Signature,
+    Workflow,
+    read_catalog,
+    read_workflows,
+)
 from stepflake.snowflake.client import ExternalFunction
 from stepflake.snowflake.declarations import ApiIntegration, write_function, write_integration
 from stepflake.stack import Stack
@@ -11,6 +20,9 @@ from stepflake.stack import Stack
 VARIADIC_ARGUMENTS = 8
 # Each row of a batch is a run, and all of them must end within Snowflake's ten minutes.
 WORKFLOW_BATCH_ROWS = 100
+# A batch has the calls that a rate limit allows in so many seconds: 18 such batches fit into the time for
+# which calls may be queued (core.calls.rates), so that a query's batches wait there and are not refused.
+LIMITED_BATCH_SECONDS = 30
 
 
 def external_functions(signatures: Iterable[Signature], api_url: str) -> list[ExternalFunction]:
@@ -21,7 +33,7 @@ def external_functions(signatures: Iterable[Signature], api_url: str) -> list[Ex
             f"{api_url}/functions/{signature.name}",
             parameters,
             SNOWFLAKE_TYPES[signature.returns],
-            max_batch_rows=signature.max_batch_rows,
+            max_batch_rows=signature.max_batch_rows or _rows_within_limit(signature),
             comment=signature.doc,
         )
         for signature in signatures
@@ -64,6 +76,20 @@ def script(integration: ApiIntegration, functions: Iterable[ExternalFunction]) -
     statements = [write_integration(integration)]
     statements += [write_function(function, integration.name) for function in functions]
     return "\n\n".join(statements) + "\n"
+
+
+def _rows_within_limit(signature: Signature) -> int | None:
+    """The most rows of a batch that a rate limit suggests; None where Snowflake's own batches are no larger.
+
+    None too where the rate is a variable of the stack, and where equal rows are called once: the fewer rows
+    a batch has, the fewer of them are equal.
+    """
+    if signature.deduplicate or not RATE.fullmatch(signature.rate_limit):
+        return None
+    per_second = read_rate(signature.rate_limit) or 0
+    calls = max(1, int(per_second * LIMITED_BATCH_SECONDS))
+    rows = calls * ((signature.rows_per_call or signature.chunk_rows) if signature.vectorized else 1)
+    return rows if rows < DEFAULT_CHUNK_ROWS else None
 
 
 def _parameter_lists(signature: Signature) -> list[tuple[tuple[str, str], ...]]:

@@ -144,8 +144,14 @@ def test_a_transient_error_is_retried(answers: Answers) -> None:
 
 
 def test_a_transient_error_that_persists_is_answered(answers: Answers, caller: Caller) -> None:
-    assert_failed(answers["transient for ever"].result(), "TransientError", "attempts, row 0", "busy")
-    assert attempts(caller, "transient for ever") == 6
+    response = answers["transient for ever"].result()
+    assert_failed(response, "TransientError", "attempts, row 0", "busy")
+    client, machine = caller.stack.client("stepfunctions"), caller.stack.outputs["BatchStateMachineArn"]
+    arn = f"{machine.replace(':stateMachine:', ':execution:')}:{response.document['execution']}"
+    events = client.get_execution_history(executionArn=arn)["events"]
+    assert sum(event["type"] == "TaskScheduled" for event in events) == 6
+    # Each worker calls again too, as often as its time allows.
+    assert 6 < attempts(caller, "transient for ever") <= 24
 
 
 def test_a_final_error_is_not_retried(answers: Answers, caller: Caller) -> None:
@@ -231,20 +237,38 @@ def test_a_batch_of_one_chunk_takes_at_most_three_transitions(caller: Caller) ->
 @pytest.mark.faults
 def test_a_large_batch_is_split_into_chunks_and_answered_completely(caller: Caller) -> None:
     batch_id = new_batch_id()
-    rows = [["good" if n % 2 else "bad"] for n in range(2100)]
-    values = caller.call("sentiment", rows, batch_id).values
+    values = caller.call("even_or_object", [[n] for n in range(2100)], batch_id).values
+    assert len(values) == 2100
+    assert all(value == n for n, value in enumerate(values) if n % 2 == 0)
+    assert all(value["cause"] == f"{n} is odd" for n, value in enumerate(values) if n % 2)
+    assert json.loads(execution(caller, "even_or_object", batch_id)["input"])["chunks"] == 3
+
+
+@pytest.mark.faults
+def test_a_large_batch_of_few_texts_is_answered_completely(caller: Caller) -> None:
+    values = caller.call("sentiment", [["good" if n % 2 else "bad"] for n in range(2100)]).values
     assert len(values) == 2100
     assert all((value["Positive"] > 0) == bool(n % 2) for n, value in enumerate(values))
-    assert json.loads(execution(caller, "sentiment", batch_id)["input"])["chunks"] == 3
 
 
-def test_a_retry_repeats_its_own_chunk_and_no_other(caller: Caller) -> None:
+@pytest.mark.parametrize(
+    ("trouble", "values"),
+    [
+        # The chunks have two rows each. What a worker had answered when it died runs again: row 2 does with
+        # row 3, at which its worker died.
+        (["kill", 1], [1, 1, 2, 2, 1, 1]),
+        # A worker that gives up stores what it answered: after as many errors as one bears, row 3 runs alone.
+        (["transient", 5], [1, 1, 1, 6, 1, 1]),
+    ],
+)
+def test_a_retry_repeats_its_own_chunk_and_no_other(
+    caller: Caller, trouble: list[Any], values: list[int]
+) -> None:
     keys = [key() for _ in range(6)]
     rows: list[list[Any]] = [[each, "count", 0] for each in keys]
-    rows[3][1:] = ["transient", 1]
+    rows[3][1:] = trouble
     batch_id = new_batch_id()
-    # The chunks have two rows each: row 2 runs again with row 3, which failed.
-    assert caller.call("attempts", rows, batch_id).values == [1, 1, 2, 2, 1, 1]
+    assert caller.call("attempts", rows, batch_id).values == values
     assert json.loads(execution(caller, "attempts", batch_id)["input"])["chunks"] == 3
 
 

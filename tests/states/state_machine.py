@@ -50,6 +50,8 @@ DIED = [
     "Runtime.Unknown",
 ]
 THROTTLED = "Lambda.TooManyRequestsException"
+# The worker's time ended while it waited for the limit of what it calls.
+RATE_LIMITED = "RateLimited"
 # Final, although Lambda reports them as it does a process that ended: the code cannot be loaded.
 UNLOADABLE = [
     "Runtime.ImportModuleError",

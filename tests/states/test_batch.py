@@ -11,6 +11,7 @@ import pytest
 
 from tests.states.state_machine import (
     DIED,
+    RATE_LIMITED,
     THROTTLED,
     TRANSIENT,
     UNLOADABLE,
@@ -41,7 +42,7 @@ RETRIES = [
     *[("Record", error, 5, "FAILED") for error in TRANSIENT + DIED],
     ("Record", "RunUnfinished", 200, "FAILED"),
     *[(state, THROTTLED, 35, "FAILED") for state in ("Process", "Process chunk", "Collect", "Record")],
-    *[(state, "RateLimited", 35, "FAILED") for state in ("Process", "Process chunk")],
+    *[(state, RATE_LIMITED, 35, "FAILED") for state in ("Process", "Process chunk")],
     *[("Start run", error, 4, "CAUGHT_ERROR") for error in ["States.Timeout", *STEP_FUNCTIONS]],
     *[("Run", error, 4, "CAUGHT_ERROR") for error in STEP_FUNCTIONS],
 ]
@@ -120,10 +121,9 @@ def test_several_chunks_are_each_processed_once_and_then_collected(batch: StateM
         "FunctionName": "CollectFunctionArn",
         "Payload": {"execution": execution, "batch": rows(chunks), "not_started": []},
     }
-    processed = run.attempts("Process chunk")
-    [until] = {arguments["Payload"].pop("until") for arguments in processed}
-    assert until
-    assert sorted(processed, key=chunk_of) == [
+    calls = sorted(run.attempts("Process chunk"), key=chunk_of)
+    [until] = {call["Payload"].pop("until") for call in calls}
+    assert calls == [
         {
             "FunctionName": "ProcessFunctionArn",
             "Payload": {"execution": execution, "batch": rows(chunks), "chunk": chunk, "again": False},
@@ -132,19 +132,40 @@ def test_several_chunks_are_each_processed_once_and_then_collected(batch: StateM
     ]
 
 
-@pytest.mark.parametrize(("chunks", "state"), [(1, "Process"), (2, "Process chunk")])
-def test_process_gets_when_the_batchs_time_ends(batch: StateMachine, chunks: int, state: str) -> None:
-    answers = [Failure("RateLimited"), *[lambda_result({})] * chunks]
+@pytest.mark.parametrize(("state", "chunks"), [("Process", 1), ("Process chunk", 2)])
+def test_process_gets_when_the_batches_time_ends_and_its_retries_get_the_same(
+    batch: StateMachine, state: str, chunks: int
+) -> None:
+    def process(arguments: Any) -> Any:
+        return lambda_result({}) if arguments["Payload"]["again"] else Failure(RATE_LIMITED)
+
     began = time.time()
+    run = batch.run(rows(chunks), {state: process, "Collect": lambda_result({})})
+    ended = time.time()
 
-    run = batch.run(rows(chunks), {state: answers, "Collect": lambda_result({})})
-
-    ended, limit = time.time(), batch.definition["TimeoutSeconds"]
     assert run.status == "SUCCEEDED"
-    assert len(run.attempts(state)) == chunks + 1
-    # A retry has no more time than the first attempt, and some seconds less than the execution.
+    assert len(run.attempts(state)) == 2 * chunks
     [until] = {arguments["Payload"]["until"] for arguments in run.attempts(state)}
-    assert began + limit - 12 < until / 1000 < ended + limit - 8
+    limit = batch.definition["TimeoutSeconds"]
+    assert began + limit - 11 < until / 1000 < ended + limit - 10
+
+
+@pytest.mark.parametrize("state", ["Process", "Process chunk"])
+def test_a_batch_that_is_redriven_has_its_time_again(batch: StateMachine, state: str) -> None:
+    states = batch.definition["States"]
+    states = states | states["Process chunks"]["ItemProcessor"]["States"]
+    until = states[state]["Arguments"]["Payload"]["until"]
+    only = {"Type": "Pass", "Output": until, "End": True}
+    machine = StateMachine(batch.client, {**batch.definition, "States": {"Until": only}})
+    limit = batch.definition["TimeoutSeconds"]
+
+    def seconds_left(**times: float) -> float:
+        result = machine.test("Until", {}, context=execution(rows(1), **times))
+        return float(result.output) / 1000 - time.time()
+
+    assert limit - 40 < seconds_left(age=0) <= limit - 10
+    assert limit - 140 < seconds_left(age=100) <= limit - 110
+    assert limit - 40 < seconds_left(age=99_999, redriven=0) <= limit - 10
 
 
 def test_map_concurrency_is_respected(machine: Callable[..., StateMachine]) -> None:

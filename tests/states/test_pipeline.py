@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from tests.states.state_machine import DIED, THROTTLED, TRANSIENT, Failure, Run, StateMachine, lambda_result
+from tests.states.state_machine import (
+    DIED,
+    RATE_LIMITED,
+    THROTTLED,
+    TRANSIENT,
+    Failure,
+    Run,
+    StateMachine,
+    lambda_result,
+)
 
 FINAL = ["RequestError", "ServiceError", "CheckpointError", "Lambda.ResourceNotFoundException"]
 
@@ -196,7 +205,7 @@ def test_preprocess_is_retried(pipeline: StateMachine, error: str) -> None:
     assert services_run(result) == SERVICES
 
 
-@pytest.mark.parametrize("error", [*TRANSIENT, *DIED, THROTTLED, "RateLimited"])
+@pytest.mark.parametrize("error", [*TRANSIENT, *DIED, THROTTLED, RATE_LIMITED])
 def test_a_service_is_retried(pipeline: StateMachine, error: str) -> None:
     attempts: list[str] = []
 
@@ -210,7 +219,7 @@ def test_a_service_is_retried(pipeline: StateMachine, error: str) -> None:
 
 @pytest.mark.parametrize(
     ("error", "attempts"),
-    [("TransientError", 6), ("States.Timeout", 2), (THROTTLED, 36), ("RateLimited", 36)],
+    [("TransientError", 6), ("States.Timeout", 2), (THROTTLED, 36), (RATE_LIMITED, 36)],
 )
 def test_the_retries_of_a_service_are_limited(pipeline: StateMachine, error: str, attempts: int) -> None:
     result = run(pipeline, plan(), Failure(error))

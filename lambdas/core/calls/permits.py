@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from core import deadline
-from core.calls.rates import HORIZON_US, SECOND_US, Bucket, Limit, TokenBucket, now_us
+from core.calls.rates import HORIZON_US, LEASE_US, SECOND_US, Bucket, Limit, TokenBucket, now_us
 from core.errors import RateLimited, is_transient
 
 if TYPE_CHECKING:
     from core.calls.slots import Slots
 
-# A lease has the tokens of at most this long, so that a worker that dies loses few.
-LEASE_SECONDS = 0.5
+# Where no token is in reach, a worker asks again after at most so long.
+LONGEST_PAUSE_SECONDS = 15.0
 
 
 @contextmanager
@@ -43,7 +43,8 @@ class Permits:
         self.calls = self.throttles = 0
         self.waited = 0.0
         self._bucket = TokenBucket(limit) if limit else None
-        self._due: deque[int] = deque()
+        # Tokens: when they fall due, and when they were leased, in microseconds.
+        self._tokens: deque[tuple[int, int]] = deque()
         # One thread takes leases at a time, and waits for them; meanwhile the others tell what their calls
         # did.
         self._turn = threading.Lock()
@@ -63,23 +64,30 @@ class Permits:
         """The bucket as this invocation knows it."""
         return self._bucket.state if self._bucket else None
 
-    def wait(self, wanted: int, threads: int) -> None:
-        """Waits for the next call's token. Raises RateLimited where the invocation's time ends before.
+    def wait(self, wanted: int, threads: int) -> int:
+        """Waits for the next call's token; when that was leased, for `throttled`.
 
-        `wanted`: calls that are still to be made; `threads`: by how many threads.
+        Raises RateLimited where the invocation's time ends before. `wanted`: calls that are still to be made;
+        `threads`: by how many threads.
         """
         if not self.has_rate:
-            return
+            return now_us()
         began = time.monotonic()
-        with self._turn:
-            while not self._due:
-                self._due.extend(self._lease(wanted, threads))
-                if not self._due:
-                    self._pause(HORIZON_US / SECOND_US * random.uniform(0.1, 0.5))  # noqa: S311
-            due = self._due.popleft()
-        self._pause((due - now_us()) / SECOND_US)
-        with self._lock:
-            self._count_wait(began)
+        try:
+            with self._turn:
+                longest = HORIZON_US / SECOND_US
+                while not self._tokens:
+                    self._tokens.extend(self._lease(wanted, threads))
+                    if not self._tokens:
+                        # The more workers wait, the less often is one in reach, and the less often each asks.
+                        self._pause(longest * random.uniform(0.25, 0.75))  # noqa: S311
+                        longest = min(LONGEST_PAUSE_SECONDS, 1.5 * longest)
+                due, leased_us = self._tokens.popleft()
+            self._pause((due - now_us()) / SECOND_US)
+        finally:
+            with self._lock:
+                self._count_wait(began)
+        return leased_us
 
     def slots(self) -> "Slots | None":
         """What calls that run at the same time are counted by; None where their number is not limited."""
@@ -102,7 +110,7 @@ class Permits:
     def give_back(self) -> None:
         """Returns a token that is not needed, for the next call of this invocation."""
         if self.has_rate:
-            self._due.appendleft(now_us())
+            self._tokens.appendleft((now_us(), now_us()))
 
     def called(self, seconds: float) -> None:
         """Counts a call that was answered."""
@@ -111,13 +119,13 @@ class Permits:
             self._call_seconds += seconds
             self._longest = max(self._longest, seconds)
 
-    def throttled(self, called_us: int) -> None:
-        """The called service refused the call that was made then: the rate is lowered."""
+    def throttled(self, leased_us: int) -> None:
+        """The called service refused the call with the token that was leased then: the rate is lowered."""
         with self._lock:
             self.throttles += 1
             if self._bucket:
                 with _best_effort():
-                    self._bucket.cut(called_us)
+                    self._bucket.cut(leased_us)
 
     def spare(self, calls: int) -> None:
         """Takes calls that are not needed out of the queue of those that were admitted."""
@@ -137,23 +145,32 @@ class Permits:
         if self._bucket:
             self._bucket.waited(seconds)
 
-    def _lease(self, wanted: int, threads: int) -> list[int]:
-        """As many tokens as are used soon: calls may take long, and late ones would come in one burst."""
+    def _lease(self, wanted: int, threads: int) -> list[tuple[int, int]]:
+        """As many tokens as are used soon: calls may take long, and late ones would come in one burst.
+
+        None of those that fall due when there is no more time: another worker can use them.
+        """
         bucket = self._bucket
         assert bucket is not None
+        within_us = int(self._seconds_to_wait() * SECOND_US)
+        if within_us <= 0:
+            raise RateLimited(self.reason())
         now = time.monotonic()
         pace = self._leased / max(now - self._leased_at, 0.001)
-        count = min(
-            wanted, int(LEASE_SECONDS * bucket.state.per_second), max(threads, int(LEASE_SECONDS * pace))
-        )
+        count = min(wanted, max(threads, int(LEASE_US / SECOND_US * pace)))
         due: list[int] = []
         with _best_effort(), self._lock:
-            due = bucket.lease(max(1, count))
+            due = bucket.lease(count, within_us)
         self._leased_at, self._leased = time.monotonic(), len(due)
-        return due
+        leased_us = now_us()
+        return [(each, leased_us) for each in due]
+
+    def _seconds_to_wait(self) -> float:
+        """How long a call may wait, and still be made in the invocation's time."""
+        return deadline.seconds_to_wait() - self._longest
 
     def _pause(self, seconds: float) -> None:
-        if seconds > deadline.seconds_to_wait() - self._longest:
+        if seconds > self._seconds_to_wait():
             raise RateLimited(self.reason())
         if seconds > 0:
             time.sleep(seconds)

@@ -32,12 +32,16 @@ _UNIT_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 BURST_US = SECOND_US // 2
 
 # Tokens are taken at most so long before they fall due: these do not slow down when the rate is cut.
-HORIZON_US = 5 * SECOND_US
+HORIZON_US = 2 * SECOND_US
+# A lease has the tokens of at most this long, so that a worker that dies loses few.
+LEASE_US = SECOND_US // 2
 
 # A throttle multiplies the rate by CUT; each second without one adds RAISE of the rate that was too high.
 CUT, RAISE = 0.8, 0.04
 # Only time in which calls are made raises the rate: otherwise it would be found anew after each pause.
 MOST_RAISED_US = 2 * SECOND_US
+# Fewer throttles, or a smaller share of the calls since the last cut, have other causes than the rate.
+FEWEST_THROTTLES, THROTTLED_SHARE = 3, 0.1
 # The lowest rate, as a part of the declared one.
 LOWEST = 0.01
 
@@ -100,8 +104,9 @@ class Bucket:
 
     `interval_us`: between calls at the rate found. `declared_us`: at the declared rate. `next_us`: when the
     next token falls due. `clear_us`: when all admitted calls will have been made. `throttled_us`,
-    `raised_us`: the last cut and the last raise. `cut_us`: the interval before the last cut. `call_ms`: how
-    long a call takes. `calls`, `throttles`, `refused` (POSTs), `waited_ms`: totals.
+    `raised_us`: the last cut and the last raise. `cut_us`, `cut_calls`, `cut_throttles`: the interval and the
+    totals before the last cut. `call_ms`: how long a call takes. `calls`, `throttles`, `refused` (POSTs),
+    `waited_ms`: totals.
     """
 
     interval_us: int
@@ -112,6 +117,8 @@ class Bucket:
     throttled_us: int = 0
     raised_us: int = 0
     cut_us: int = 0
+    cut_calls: int = 0
+    cut_throttles: int = 0
     call_ms: int = 0
     calls: int = 0
     throttles: int = 0
@@ -167,49 +174,76 @@ class TokenBucket:
         # Told to the table with the next write.
         self._throttles = self._waited_ms = 0
 
-    def lease(self, count: int) -> list[int]:
-        """When up to `count` tokens fall due, in order; none where those of the horizon are taken.
+    def lease(self, most: int, within_us: int) -> list[int]:
+        """When up to `most` tokens fall due, in order; none where those within that time are taken.
 
         Raises what DynamoDB answers.
         """
+        horizon_us = min(HORIZON_US, within_us)
         for _ in range(_ATTEMPTS):
             now = now_us()
             interval, bucket = self._raised(now), self.state
-            raised = now if interval != bucket.interval_us else bucket.raised_us
+            # Throttles of the last seconds postpone the next raise.
+            is_raised = interval != bucket.interval_us or self._throttles
+            count = max(1, min(most, LEASE_US // interval))
             floor, span = now - BURST_US, count * interval
-            values = {":floor": floor, ":new": interval, ":raised": raised}
-            sets = "interval_us = :new, raised_us = :raised"
+            values = {
+                ":floor": floor,
+                ":new": interval,
+                ":raised": now if is_raised else bucket.raised_us,
+                ":longer": self._longer(now, interval),
+            }
+            sets = "interval_us = :new, raised_us = :raised, clear_us = clear_us + :longer"
             if bucket.next_us < floor:
                 # Tokens that were not taken are lost, so this worker's are the next.
                 values |= {":next": floor + span}
                 written = self._write("next_us < :floor", f"next_us = :next, {sets}", values, count)
             else:
-                values |= {":span": span, ":horizon": now + HORIZON_US}
+                values |= {":span": span, ":horizon": now + horizon_us}
                 in_reach = "next_us BETWEEN :floor AND :horizon"
                 written = self._write(in_reach, f"next_us = next_us + :span, {sets}", values, count)
             if written:
                 due = self.state.next_us - count * interval
                 return [due + number * interval for number in range(count)]
-            if self.state.next_us > now + HORIZON_US:
+            if self.state.next_us > now + horizon_us:
                 return []
         return []
 
-    def cut(self, called_us: int) -> None:
-        """Lowers the rate after a call's throttle, once for all calls that were made before the last cut."""
+    def cut(self, leased_us: int) -> None:
+        """Lowers the rate after a call's throttle, once for all calls whose tokens were leased before.
+
+        Tokens that were leased before the last cut fall due at the rate before it, for HORIZON_US at most:
+        their throttles say nothing of the rate since.
+        """
         self._throttles += 1
         if not self.limit.per_second:
             return
         for _ in range(_ATTEMPTS):
             bucket, now = self.state, now_us()
-            if bucket.throttled_us >= called_us:
+            if bucket.throttled_us >= leased_us or not self._is_throttled_often():
                 return
             lower = min(round(bucket.interval_us / CUT), round(self.limit.interval_us / LOWEST))
-            # What is queued takes longer by as much.
-            longer = max(0, bucket.clear_us - now) * (lower - bucket.interval_us) // bucket.interval_us
-            values = {":lower": lower, ":cut": bucket.interval_us, ":now": now, ":longer": longer}
-            sets = "interval_us = :lower, cut_us = :cut, throttled_us = :now, clear_us = clear_us + :longer"
-            if self._write("throttled_us < :called", sets, {**values, ":called": called_us}, 0):
+            values = {
+                ":lower": lower,
+                ":cut": bucket.interval_us,
+                ":now": now,
+                ":longer": self._longer(now, lower),
+                ":calls": bucket.calls,
+                ":all": bucket.throttles + self._throttles,
+            }
+            sets = (
+                "interval_us = :lower, cut_us = :cut, throttled_us = :now, clear_us = clear_us + :longer, "
+                "cut_calls = :calls, cut_throttles = :all"
+            )
+            if self._write("throttled_us < :since", sets, {**values, ":since": leased_us}, 0):
                 return
+
+    def _is_throttled_often(self) -> bool:
+        """Whether the throttles since the last cut are too many to have other causes than the rate."""
+        bucket = self.state
+        throttles = bucket.throttles + self._throttles - bucket.cut_throttles
+        calls = bucket.calls - bucket.cut_calls
+        return throttles >= max(FEWEST_THROTTLES, THROTTLED_SHARE * calls)
 
     def waited(self, seconds: float) -> None:
         """Counts what the calls of this worker waited."""
@@ -281,11 +315,18 @@ class TokenBucket:
         if calls and values[":work"]:
             self._write("clear_us > :now", "clear_us = clear_us - :work", values, 0)
 
+    def _longer(self, now: int, interval: int) -> int:
+        """By how much more time the queued calls take at this interval, and as those refused come again."""
+        bucket = self.state
+        queued = max(0, bucket.clear_us - now)
+        slower = queued * (interval - bucket.interval_us) // bucket.interval_us if bucket.interval_us else 0
+        return slower + (self._throttles * interval if queued else 0)
+
     def _raised(self, now: int) -> int:
         """The interval, shorter by what the rate has been raised since the last cut or raise."""
         bucket = self.state
         elapsed = now - max(bucket.throttled_us, bucket.raised_us)
-        if bucket.interval_us <= bucket.declared_us or elapsed < SECOND_US:
+        if bucket.interval_us <= bucket.declared_us or elapsed < SECOND_US or self._throttles:
             return bucket.interval_us
         step = RAISE * min(elapsed, MOST_RAISED_US) / SECOND_US / (bucket.cut_us or bucket.interval_us)
         return max(bucket.declared_us, round(1 / (1 / bucket.interval_us + step)))
@@ -296,12 +337,12 @@ class TokenBucket:
     def _write(self, condition: str, sets: str, values: dict[str, Any], calls: int) -> bool:
         """Updates the bucket if it is as this worker knows it; either way, it is known afterwards."""
         totals = {
-            ":calls": calls,
+            ":leased": calls,
             ":throttles": self._throttles,
             ":waited": self._waited_ms,
             ":refused": values.pop(":refused", 0),
         }
-        update = "ADD #calls :calls, throttles :throttles, waited_ms :waited, refused :refused"
+        update = "ADD #calls :leased, throttles :throttles, waited_ms :waited, refused :refused"
         known = {":interval": self.state.interval_us, ":declared": self.state.declared_us}
         written, item = change_if(
             f"{condition} AND interval_us = :interval AND declared_us = :declared",

@@ -5,7 +5,7 @@ hash of the arguments, which are not kept themselves. Errors are not kept, nulls
 what cannot be read is computed, what cannot be written is lost, and no row fails for it.
 
     {kind}#{name}#{0-f}  {version}#{sha256}   text: the result's JSON; the partition is the hash's first digit
-    {kind}#{name}        day#{YYYY-MM-DD}     hits, misses, entries, bytes of a day
+    {kind}#{name}        day#{YYYY-MM-DD}     hits, misses, entries, bytes of a day, and its last version
 """
 
 import hashlib
@@ -130,7 +130,7 @@ class Reuse:
         now = int(time.time())
         key = {"pk": self._partition, "sk": f"day#{_day(now)}"}
         try:
-            add(self._table, key, amounts, now + self._seconds + _DAY_SECONDS)
+            add(self._table, key, amounts, now + self._seconds + _DAY_SECONDS, version=self._version)
         except Exception as error:
             if not is_transient(error):
                 raise

@@ -3,10 +3,19 @@
 import copy
 import itertools
 import threading
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from tests.unit.fake_aws.expressions import KEYS, Attribute, Expression, Item, Substitutions, invalid
+from tests.unit.fake_aws.expressions import (
+    KEYS,
+    Attribute,
+    Condition,
+    Expression,
+    Item,
+    Substitutions,
+    invalid,
+)
 from tests.unit.fake_aws.faults import AwsError
 
 TABLE = "table"
@@ -76,19 +85,56 @@ class FakeDynamoDB:
         KeyConditionExpression: str,
         ExpressionAttributeValues: Mapping[str, Attribute],
         ConsistentRead: bool,
+        ProjectionExpression: str = "",
+        ExpressionAttributeNames: Mapping[str, str] | None = None,
         ExclusiveStartKey: Item | None = None,
     ) -> dict[str, Any]:
         """In pages of PAGE_ITEMS. As on AWS, a full page may be the last."""
         assert ConsistentRead, "nothing here may read what is no longer true"
-        substitutions = Substitutions(None, ExpressionAttributeValues)
+        substitutions = Substitutions(ExpressionAttributeNames, ExpressionAttributeValues)
         is_wanted = Expression(KeyConditionExpression, substitutions).condition()
+        return self._page(TableName, is_wanted, ProjectionExpression, substitutions, ExclusiveStartKey)
+
+    def scan(
+        self,
+        *,
+        TableName: str,
+        Segment: int,
+        TotalSegments: int,
+        ConsistentRead: bool,
+        ProjectionExpression: str = "",
+        ExpressionAttributeNames: Mapping[str, str] | None = None,
+        ExclusiveStartKey: Item | None = None,
+    ) -> dict[str, Any]:
+        """As `query`, of one of TotalSegments parts; a partition is in one of them."""
+        assert ConsistentRead, "nothing here may read what is no longer true"
+        substitutions = Substitutions(ExpressionAttributeNames, None)
+
+        def is_wanted(item: Item) -> bool:
+            return zlib.crc32(item["pk"]["S"].encode()) % TotalSegments == Segment
+
+        return self._page(TableName, is_wanted, ProjectionExpression, substitutions, ExclusiveStartKey)
+
+    def _page(
+        self,
+        table: str,
+        is_wanted: Condition,
+        projection: str,
+        substitutions: Substitutions,
+        start: Item | None,
+    ) -> dict[str, Any]:
+        names = [substitutions.find(name.strip()) for name in projection.split(",")] if projection else None
         substitutions.check_used()
-        start = _key(ExclusiveStartKey) if ExclusiveStartKey else ("", "")
-        table = self._items(TableName)
+        after = _key(start) if start else ("", "")
         with self._lock:
-            items = (item for key, item in sorted(table.items()) if key > start and is_wanted(item))
+            items = (
+                item for key, item in sorted(self._items(table).items()) if key > after and is_wanted(item)
+            )
             page = copy.deepcopy(list(itertools.islice(items, PAGE_ITEMS)))
-        answer: dict[str, Any] = {"Items": page, "Count": len(page)}
+        shown = page
+        if names is not None:
+            shown = [{name: item[name] for name in names if name in item} for item in page]
+        answer: dict[str, Any] = {"Items": shown, "Count": len(page)}
         if len(page) == PAGE_ITEMS:
             answer["LastEvaluatedKey"] = {name: page[-1][name] for name in KEYS}
         return answer

@@ -181,6 +181,11 @@ def test_a_template_that_is_not_an_object_is_an_error(project: Path) -> None:
             "def broken(): ...",
             "lambdas/functions/broken.py: expected exactly one function",
         ),
+        (
+            "services/broken.py",
+            "@service(rate='1/second')\ndef broken(document): ...",
+            "lambdas/services/broken.py:1: @service has no argument rate; it has rate_limit, ",
+        ),
         ("good/input.json", "{", "lambdas/good/input.json:1: this is not JSON: Expecting property name"),
         ("queue/handler.py", "", "lambdas/queue: Python's standard library has queue; rename lambdas/queue"),
         (
@@ -204,6 +209,25 @@ def test_the_command_checks_lambdas(project: Path, path: str, text: str, line: s
 
     assert code == 1
     assert line in output
+
+
+def test_the_command_checks_what_is_said_about_calls(project: Path) -> None:
+    lambdas = project / "lambdas"
+    (lambdas / "services").mkdir()
+    function = "@remote_function(rate_limit='5/second')\ndef api(text: str) -> str: ...\n"
+    (lambdas / "functions" / "api.py").write_text(function)
+    service = "@service(rate_limit='${GONE}', calls='api')\ndef check(document): ...\n"
+    (lambdas / "services" / "check.py").write_text(service)
+    runner = "  Runner: { Type: AWS::Serverless::Function, Properties: { Handler: fan_out.work.handler } }\n"
+    (project / "template.yaml").write_text(TEMPLATE.replace("Outputs:", f"{runner}Outputs:"))
+
+    code, output = run()
+
+    assert code == 1
+    assert "lambdas/services/check.py: it declares the limit 'api' with rate_limit=\"${GONE}\", and" in output
+    assert (
+        "check.py: rate_limit is ${GONE}, which template.yaml doesn't set for Runner; add GONE to" in output
+    )
 
 
 def test_files_that_are_named_are_checked_alone(project: Path) -> None:

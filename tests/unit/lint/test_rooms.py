@@ -30,7 +30,7 @@ def checkout(folder: Path, **added: str) -> Path:
     for package in ("commands", "snowflake", "local", "lint"):
         (folder / "stepflake" / package).mkdir()
         (folder / "stepflake" / package / "__init__.py").touch()
-    for module in ("runs", "options", "stack", "progress"):
+    for module in ("runs", "rates", "reuse", "options", "callers", "tables", "stack", "progress"):
         (folder / "stepflake" / f"{module}.py").touch()
     return folder
 

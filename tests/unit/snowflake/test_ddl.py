@@ -68,6 +68,31 @@ def test_the_most_rows_of_a_batch_are_declared_where_the_function_says_so(tmp_pa
     assert "  MAX_BATCH_ROWS = 900\n" in write_function(wide, "api")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "rows"),
+    [
+        ('rate_limit="2/second"', 60),
+        ('rate_limit="90/minute"', 45),
+        ('rate_limit="1/hour"', 1),
+        ('rate_limit="2/second", vectorized=True, rows_per_call=25', 1500),
+        ('rate_limit="1/hour", vectorized=True, chunk_rows=500', 500),
+        ('rate_limit="2/second", max_batch_rows=900', 900),
+        # Snowflake's own batches have no more rows.
+        ('rate_limit="10/second", vectorized=True, rows_per_call=25', None),
+        # How many calls a batch needs is not known here, or how many are allowed.
+        ('rate_limit="2/second", deduplicate=True', None),
+        ('rate_limit="${RATE}"', None),
+        ("max_concurrency=2", None),
+        ('rate_limit="none"', None),
+    ],
+)
+def test_a_rate_limit_bounds_the_rows_of_a_batch(tmp_path: Path, arguments: str, rows: int | None) -> None:
+    hint = "list[str]" if "vectorized" in arguments else "str"
+    source = f"@remote_function({arguments})\ndef slow(text: {hint}) -> {hint}: ...\n"
+    (slow,) = functions(tmp_path, slow=source)
+    assert slow.max_batch_rows == rows
+
+
 def test_a_workflow_is_declared_attached_and_detached(tmp_path: Path) -> None:
     (tmp_path / "fan_in").mkdir()
     (tmp_path / "fan_in" / "input.json").write_text('{"description": "Joins."}')
