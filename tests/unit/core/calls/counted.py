@@ -57,7 +57,10 @@ class Counted:
             return error
 
     def run(self, arguments: Sequence[Any], *, first: int = 0, again: bool | None = None) -> Values:
-        """The values that the rows of a chunk become. `again`: whether it is a retry; None: nothing is stored."""
+        """The values that the rows of a chunk become.
+
+        `again`: whether it is a retry; None where nothing is stored.
+        """
         stored = None if again is None else StoredAnswers(PREFIX, is_first=not again)
         texts = run_rows(self.signature, self, [[argument] for argument in arguments], first, stored)
         return [json.loads(text, parse_float=Decimal) for text in texts]

@@ -13,7 +13,7 @@ Write = Callable[..., None]
 
 FILES = {
     "stepflake_lambda.py": "from core import catalog\n",
-    "functions/f.py": "from core import scores\nfrom stepflake_lambda import remote_function\n\ndef f(a): ...\n",
+    "functions/f.py": "from core import scores\nfrom stepflake_lambda import service\n\ndef f(a): ...\n",
     "functions/g.py": "def g(a): ...\n",
     "core/__init__.py": "",
     "core/catalog.py": "NAMES = []\n",
