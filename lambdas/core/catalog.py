@@ -206,11 +206,12 @@ def _read_workflow(path: Path) -> Workflow:
     return Workflow(name, schema.get("description", ""), schema, schema.get("x-run-id", "run_id"))
 
 
-def read_service(path: Path) -> CallOptions:
-    """What @service says in a service's file; without it, nothing is limited or reused.
+def read_service(name: str, folder: Path = LAMBDAS_DIR / "services") -> CallOptions:
+    """What @service says in services/{name}.py; without it, nothing is limited or reused.
 
     Raises CatalogError.
     """
+    path = folder / f"{name}.py"
     return _read_service(path, path.stat().st_mtime_ns)
 
 

@@ -83,21 +83,16 @@ def work(record: SQSRecord, lambda_context: LambdaContext, *, limited: set[str])
     receive_count = int(record.attributes.approximate_receive_count)
     logger.append_keys(run_id=task.run_id, task=task.number)
     try:
-        if task.service in limited:
-            postpone(record.body)
-            return
-        outcome = settle(
+        is_limited = task.service in limited or not run(
             task,
+            token,
+            record.body,
             lease_until=int(time.time()) + lambda_context.get_remaining_time_in_millis() // 1000 + 1,
             last=receive_count >= int(setting("TASK_MAX_RECEIVES")),
         )
-        answer(token, task, outcome)
-        if outcome.status == "failed":
-            queue = setting("TASK_DEAD_LETTER_QUEUE_URL")
-            send_to_dead_letters(queue, record.body, outcome.error, outcome.cause)
-    except RateLimited:
-        limited.add(task.service)
-        postpone(record.body)
+        if is_limited:
+            limited.add(task.service)
+            postpone(record.body)
     except Exception as error:
         delay = delay_seconds(error, receive_count)
         logger.warning("retry", extra={"error": error_name(error), "delay": delay})
@@ -105,6 +100,18 @@ def work(record: SQSRecord, lambda_context: LambdaContext, *, limited: set[str])
             QueueUrl=setting("TASK_QUEUE_URL"), ReceiptHandle=record.receipt_handle, VisibilityTimeout=delay
         )
         raise
+
+
+def run(task: Task, token: str, body: str, *, lease_until: int, last: bool) -> bool:
+    """Runs a message's task and sends its callback; False where its service's limit leaves no time for it."""
+    try:
+        outcome = settle(task, lease_until=lease_until, last=last)
+    except RateLimited:
+        return False
+    answer(token, task, outcome)
+    if outcome.status == "failed":
+        send_to_dead_letters(setting("TASK_DEAD_LETTER_QUEUE_URL"), body, outcome.error, outcome.cause)
+    return True
 
 
 def settle(task: Task, *, lease_until: int, last: bool) -> TaskState:

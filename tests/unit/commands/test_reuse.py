@@ -60,7 +60,7 @@ def keep(kind: Any, name: str, count: int, *, hits: int = 0, version: str = "v1"
     results = Reuse(kind, name, version, WEEK)
     results.hits, results.misses = hits, count
     for number in range(first, first + count):
-        results.save(Reuse.digest(str(number)), '"x"')
+        results.save(results.digest(str(number)), '"x"')
     results.close()
 
 
@@ -152,7 +152,7 @@ def test_all_results_are_deleted_also_those_of_functions_that_are_gone(aws: Fake
     assert result.stdout == "Deleted 130 results: 60 of function score, 70 of service gone.\n"
     assert kept(aws) == 0
     assert listed()[0]["entries"] == 0
-    assert call("clear", "-y").stdout == "No results were kept.\n"
+    assert call("clear", "-y").stdout == "No results were kept for all functions and services.\n"
 
 
 def test_it_asks_first(aws: FakeAws, write: Write) -> None:
