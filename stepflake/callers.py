@@ -76,7 +76,7 @@ def read_callers(lambdas: Path = LAMBDAS_DIR, *, diagnostics: bool = True) -> li
     services = sorted(folder.glob("[!_]*.py"))
     return [
         *(Caller("function", name, signature) for name, signature in functions.items()),
-        *(Caller("service", path.stem, read_service(path)) for path in services),
+        *(Caller("service", path.stem, read_service(path.stem, folder)) for path in services),
     ]
 
 
