@@ -287,17 +287,21 @@ class TokenBucket:
             )
 
     def _queue(self, calls: int, latest: int) -> bool:
-        """Puts calls behind those that were admitted before; False where they would be made too late."""
+        """Puts calls behind those that were admitted before; False where they would be made too late.
+
+        Where there are none before, any are admitted that the declared rate allows: only calls raise the rate
+        that was found, and it could be out of date.
+        """
         self._read()
         for _ in range(_ATTEMPTS):
             now, work = now_us(), calls * self.state.admission_us
             last = now + latest - work
-            if max(now, self.state.clear_us) > last:
-                break
-            if self.state.clear_us < now:
+            if self.state.clear_us <= now:
                 queued = self._write(
-                    "clear_us < :now", "clear_us = :clear", {":now": now, ":clear": now + work}, 0
+                    "clear_us <= :now", "clear_us = :clear", {":now": now, ":clear": now + work}, 0
                 )
+            elif self.state.clear_us > last:
+                break
             else:
                 values = {":now": now, ":last": last, ":work": work}
                 queued = self._write(
