@@ -25,6 +25,7 @@ from botocore.exceptions import ClientError
 
 from core.attributes import to_attributes, to_item
 from core.clients import dynamodb
+from core.errors import is_transient
 from core.settings import settings
 
 # Longer than the 90 days for which Step Functions holds an execution's name.
@@ -117,7 +118,12 @@ def get_items(table: str, keys: Sequence[Mapping[str, str]]) -> list[Item]:
     asked: dict[str, Any] = {table: {"Keys": [to_attributes(key) for key in keys], "ConsistentRead": True}}
     for attempt in range(_BATCH_ATTEMPTS):
         _pause(attempt)
-        answer = dynamodb().batch_get_item(RequestItems=asked)
+        try:
+            answer = dynamodb().batch_get_item(RequestItems=asked)
+        except Exception as error:
+            if _is_for_the_rest(error, attempt):
+                break
+            raise
         items += map(to_item, answer["Responses"].get(table, []))
         asked = answer.get("UnprocessedKeys") or {}
         if not asked:
@@ -133,7 +139,12 @@ def put_items(table: str, items: Sequence[Mapping[str, Any]]) -> int:
     asked: dict[str, Any] = {table: [{"PutRequest": {"Item": to_attributes(item)}} for item in items]}
     for attempt in range(_BATCH_ATTEMPTS):
         _pause(attempt)
-        asked = dynamodb().batch_write_item(RequestItems=asked).get("UnprocessedItems") or {}
+        try:
+            asked = dynamodb().batch_write_item(RequestItems=asked).get("UnprocessedItems") or {}
+        except Exception as error:
+            if _is_for_the_rest(error, attempt):
+                break
+            raise
         if not asked:
             break
     return len(asked.get(table, []))
@@ -155,6 +166,14 @@ def add(
             {f":{name}": value for name, value in {**values, **amounts}.items()}
         ),
     )
+
+
+def _is_for_the_rest(error: Exception, attempt: int) -> bool:
+    """Whether what failed is only an attempt at what an earlier one left undone.
+
+    DynamoDB refuses a batch as a whole where all of it is throttled, which the client has repeated.
+    """
+    return attempt > 0 and is_transient(error)
 
 
 def _pause(attempt: int) -> None:
