@@ -11,7 +11,6 @@ from batch import store, wire
 from batch.store import FunctionBatch
 from core import deadline
 from core.calls.answers import StoredAnswers
-from core.calls.rates import REMEDY
 from core.calls.rows import run_rows
 from core.catalog import read_catalog
 from core.errors import FunctionError, RateLimited, RateLimitExceeded, ResultError, reraise_transient
@@ -64,6 +63,9 @@ def handler(event: Event, context: LambdaContext) -> Done:
         process(execution, batch, chunk, numbers, again=event["again"])
     except RateLimited as error:
         if until is not None and time.time() > until - NEXT_ATTEMPT_SECONDS:
+            # Imported here, as what functions without a limit do not need.
+            from core.calls.rates import REMEDY
+
             raise RateLimitExceeded(
                 f"{error}, and rows of this batch were still waiting when its time ended; {REMEDY}"
             ) from error

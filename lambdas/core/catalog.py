@@ -107,6 +107,16 @@ class CallOptions:
     reuse: str = NONE
     version: str = ""
 
+    @property
+    def may_be_limited(self) -> bool:
+        """Whether there is a limit; that of a variable of the environment may be none."""
+        return self.rate_limit != NONE or self.max_concurrency is not None
+
+    @property
+    def may_be_reused(self) -> bool:
+        """Whether results are kept; a variable of the environment may say that they are not."""
+        return self.reuse != NONE
+
 
 @dataclass(frozen=True)
 class Signature(CallOptions):
@@ -321,9 +331,9 @@ def _row_problem(options: dict[str, Any]) -> str | None:
     return None
 
 
-def _decorator_name(decorator: ast.expr) -> str | None:
+def _decorator_name(decorator: ast.expr) -> str:
     target = decorator.func if isinstance(decorator, ast.Call) else decorator
-    return target.id if isinstance(target, ast.Name) else None
+    return ast.unparse(target).rpartition(".")[2]
 
 
 def _options(path: Path, decorator: ast.expr, name: str, types: dict[str, type]) -> dict[str, Any]:

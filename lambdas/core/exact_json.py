@@ -38,7 +38,7 @@ def dump_json(value: Json, default: Callable[[Any], Any] | None = None) -> str:
     """Compact JSON with all digits. Raises ValueError or TypeError for what JSON cannot carry."""
     text: str = _encoder(default).encode(value)
     # simplejson writes Decimal("NaN") and Decimal("1E+400") without an error; parsing the text raises it.
-    if any(sign in text for sign in ("NaN", "Infinity", "E+")) or _has_long_number(text):
+    if "NaN" in text or "Infinity" in text or "E+" in text or _has_long_number(text):
         parse_json(text)
     return text
 
@@ -76,6 +76,8 @@ def _parse_decimal(literal: str) -> Decimal:
 
 
 def _has_long_number(text: str) -> bool:
+    if len(text) < DOUBLE_DIGITS:
+        return False
     return _LONG_NUMBER in text.encode("utf-8", "surrogatepass").translate(_DIGITS_TO_ZEROS)
 
 

@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -27,12 +26,10 @@ MESSAGE_CHARS = 500
 Arguments = list[Json]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a row becomes: a JSON text. `is_error`: it stands for the row's error, as on_error says."""
+class ErrorText(str):
+    """A row's answer that stands for its error, as on_error says. It is not kept for other calls."""
 
-    text: str
-    is_error: bool = False
+    __slots__ = ()
 
 
 def load_function(name: str) -> Callable[..., Any]:
@@ -47,22 +44,33 @@ def load_function(name: str) -> Callable[..., Any]:
 
 def call_rows(
     signature: Signature, function: Callable[..., Any], rows: Mapping[int, Arguments]
-) -> dict[int, Answer | TransientError]:
+) -> tuple[dict[int, str], dict[int, TaskError]]:
     """One call of a vectorized function with these rows, or one call of another function for each row.
 
-    `rows`: by their numbers in the batch. Returns an answer for each row, or the error for which it may be
-    called again. Raises FunctionError, ArgumentError or ResultError naming the row, where on_error is "fail".
+    `rows`: by their numbers in the batch. Returns the JSON texts of the rows, and the errors of those without
+    one: TransientError where the row may be called again; else final, and rows after it may be missing.
     """
     if signature.vectorized:
         return _call_vectorized(signature, function, rows)
-    return {number: _call_row(signature, function, row, number) for number, row in rows.items()}
+    texts: dict[int, str] = {}
+    errors: dict[int, TaskError] = {}
+    for number, row in rows.items():
+        answer = call_row(signature, function, row, number)
+        if isinstance(answer, str):
+            texts[number] = answer
+            continue
+        errors[number] = answer
+        if not isinstance(answer, TransientError):
+            break
+    return texts, errors
 
 
-def _call_row(
+def call_row(
     signature: Signature, function: Callable[..., Any], row: Arguments, number: int
-) -> Answer | TransientError:
+) -> str | TaskError:
+    """The JSON text of one row, or its error, as `call_rows` has them."""
     try:
-        value = function(*_convert(signature, row, number))
+        value = function(*_convert(signature, row))
     except Exception as error:  # noqa: BLE001 - a user's function may raise anything
         return _failure(signature, error, number)
     return _encode(signature, value, number)
@@ -70,32 +78,44 @@ def _call_row(
 
 def _call_vectorized(
     signature: Signature, function: Callable[..., Any], rows: Mapping[int, Arguments]
-) -> dict[int, Answer | TransientError]:
-    answers: dict[int, Answer | TransientError] = {}
+) -> tuple[dict[int, str], dict[int, TaskError]]:
+    answers: dict[int, str | TaskError] = {}
     arguments: dict[int, list[Any]] = {}
     for number, row in rows.items():
         try:
-            arguments[number] = _convert(signature, row, number)
+            arguments[number] = _convert(signature, row)
         except ArgumentError as error:
             answers[number] = _failure(signature, error, number)
-    if not arguments:
-        return answers
+    # Where a row fails the batch, a call would be made for nothing.
+    if arguments and not any(isinstance(answer, TaskError) for answer in answers.values()):
+        answers |= _call_columns(signature, function, arguments)
+    texts = {number: answer for number, answer in answers.items() if isinstance(answer, str)}
+    errors = {number: answer for number, answer in answers.items() if not isinstance(answer, str)}
+    return texts, errors
+
+
+def _call_columns(
+    signature: Signature, function: Callable[..., Any], arguments: Mapping[int, list[Any]]
+) -> dict[int, str | TaskError]:
     try:
         values = function(*(list(column) for column in zip(*arguments.values(), strict=True)))
     except Exception as error:  # noqa: BLE001 - a user's function may raise anything
-        return answers | {number: _failure(signature, error, None) for number in arguments}
+        return dict.fromkeys(arguments, _failure(signature, error, None))
+    problem: str | None = None
     if not isinstance(values, list):
-        raise ResultError(f"{signature.name} returned {type(values).__name__}; it must return a list")
-    if len(values) != len(arguments):
-        raise ResultError(f"{signature.name} got {len(arguments)} rows and returned {len(values)}")
-    for number, value in zip(arguments, values, strict=True):
-        is_error = isinstance(value, Exception)
-        answers[number] = (_failure if is_error else _encode)(signature, value, number)
-    return answers
+        problem = f"{signature.name} returned {type(values).__name__}; it must return a list"
+    elif len(values) != len(arguments):
+        problem = f"{signature.name} got {len(arguments)} rows and returned {len(values)}"
+    if problem:
+        return dict.fromkeys(arguments, ResultError(problem))
+    return {
+        number: (_failure if isinstance(value, Exception) else _encode)(signature, value, number)
+        for number, value in zip(arguments, values, strict=True)
+    }
 
 
-def _failure(signature: Signature, error: Exception, row: int | None) -> Answer | TransientError:
-    """A row's error as on_error says: null, an object, or raised. One that a retry may avoid is returned."""
+def _failure(signature: Signature, error: Exception, row: int | None) -> str | TaskError:
+    """A row's error as on_error says: null or an object; or the error of its Task, which names the row."""
     where = signature.name if row is None else f"{signature.name}, row {row}"
     is_refused = is_throttle(error)
     if (
@@ -103,19 +123,24 @@ def _failure(signature: Signature, error: Exception, row: int | None) -> Answer 
         or isinstance(error, TransientError)
         or (signature.on_error == "fail" and is_transient(error))
     ):
-        transient = (ThrottleError if is_refused else TransientError)(
-            _message(f"{where}: {type(error).__name__}: {error}")
-        )
-        transient.__cause__ = error
-        return transient
-    if signature.on_error == "null":
-        return Answer("null", is_error=True)
-    if signature.on_error == "object":
-        text = dump_json({"error": type(error).__name__, "cause": _message(str(error))})
-        return Answer(text, is_error=True)
-    if isinstance(error, TaskError):
-        raise error
-    raise FunctionError(_message(f"{where}: {type(error).__name__}: {error}")) from error
+        kind: type[TaskError] = ThrottleError if is_refused else TransientError
+        message = f"{where}: {type(error).__name__}: {error}"
+    elif signature.on_error == "null":
+        return ErrorText("null")
+    elif signature.on_error == "object":
+        # It does not name its row, in which it is: equal rows have equal answers.
+        return ErrorText(dump_json({"error": type(error).__name__, "cause": _message(str(error))}))
+    elif isinstance(error, ArgumentError):
+        kind, message = ArgumentError, f"row {row}: {error}"
+    elif isinstance(error, ResultError):
+        kind, message = ResultError, f"{where}: {error}"
+    elif isinstance(error, TaskError):
+        return error
+    else:
+        kind, message = FunctionError, f"{where}: {type(error).__name__}: {error}"
+    failure = kind(_message(message))
+    failure.__cause__ = error
+    return failure
 
 
 def _message(text: str) -> str:
@@ -123,15 +148,14 @@ def _message(text: str) -> str:
     return shorten(text.encode("utf-8", "replace").decode("utf-8"), MESSAGE_CHARS)
 
 
-def _encode(signature: Signature, value: Any, row: int) -> Answer | TransientError:
+def _encode(signature: Signature, value: Any, row: int) -> str | TaskError:
     try:
         _check_hint(signature.returns, value)
         text = dump_json(value, default=_encode_special)
         text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
-        message = f"{signature.name}, row {row}: the value it returned cannot be sent: {error}"
-        return _failure(signature, ResultError(_message(message)), row)
-    return Answer(text)
+        return _failure(signature, ResultError(f"the value it returned cannot be sent: {error}"), row)
+    return text
 
 
 def _check_hint(hint: str, value: Any) -> None:
@@ -151,15 +175,15 @@ def _encode_special(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 
-def _convert(signature: Signature, row: Arguments, number: int) -> list[Any]:
+def _convert(signature: Signature, row: Arguments) -> list[Any]:
     parameters = signature.parameters
     extra = len(row) - len(parameters)
     if extra > 0:
         parameters += parameters[-1:] * extra
-    return [_convert_value(p, value, number) for p, value in zip(parameters, row, strict=False)]
+    return [_convert_value(p, value) for p, value in zip(parameters, row, strict=False)]
 
 
-def _convert_value(parameter: Parameter, value: Json, row: int) -> Any:
+def _convert_value(parameter: Parameter, value: Json) -> Any:
     if value is None or parameter.type == "Any":
         return value
     try:
@@ -167,7 +191,7 @@ def _convert_value(parameter: Parameter, value: Json, row: int) -> Any:
     except (TypeError, ValueError, ArithmeticError):
         # Without the value: an error's text may reach logs, a row's data must not.
         raise ArgumentError(
-            f"row {row}: {parameter.name} is {type(value).__name__}, which is not {parameter.type}"
+            f"{parameter.name} is {type(value).__name__}, which is not {parameter.type}"
         ) from None
 
 

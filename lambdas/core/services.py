@@ -52,10 +52,8 @@ def run_service(name: str, document: dict[str, Any]) -> Json:
     TransientError and RateLimited for what a retry may avoid.
     """
     service = load_service(name)
-    path = SERVICES_DIR / f"{name}.py"
-    return parse_json(
-        answer_document(name, read_service(name), path, document, lambda: _call(name, service, document))
-    )
+    options, path = read_service(name, SERVICES_DIR), SERVICES_DIR / f"{name}.py"
+    return parse_json(answer_document(name, options, path, document, lambda: _call(name, service, document)))
 
 
 def _call(name: str, service: Service, document: dict[str, Any]) -> str:

@@ -33,9 +33,10 @@ KEEP_SECONDS = 100 * 24 * 3600
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html
 MAX_BATCH_READS, MAX_BATCH_WRITES = 100, 25
 
-# How often what a batch left undone is asked for again, with pauses of up to so long, doubled each time.
-_BATCH_ATTEMPTS = 5
-_BATCH_PAUSE_SECONDS = 0.05
+# How often what DynamoDB leaves undone of a batch is asked for again, with pauses of up to so long, doubled
+# each time up to the longest: about 2 s together.
+_BATCH_ATTEMPTS = 8
+_BATCH_PAUSE_SECONDS, _LONGEST_BATCH_PAUSE_SECONDS = 0.05, 1.0
 
 Item = dict[str, Any]
 
@@ -52,9 +53,9 @@ def get_item(key: Mapping[str, str]) -> Item | None:
 
 
 def query_items(pk: str, table: str | None = None) -> Iterator[Item]:
-    """All items of one partition as they are now, in the order of `sk`. `table`.
+    """All items of one partition as they are now, in the order of `sk`.
 
-    The stack's, if not named.
+    `table`: the stack's, if not named.
     """
     pages = (
         dynamodb()
@@ -83,10 +84,7 @@ def put_if(condition: str, item: Mapping[str, Any], values: Mapping[str, Any] | 
 def change_if(
     condition: str, key: Mapping[str, str], update: str, values: Mapping[str, Any]
 ) -> tuple[bool, Item]:
-    """Updates as `update_if` does.
-
-    (True, the item as it is now), or (False, the existing item, {} for none).
-    """
+    """Updates as `update_if` does. Returns (True, the item as it is now), or (False, the existing item)."""
     written: dict[str, Any] = {}
 
     def operation(**request: Any) -> None:
@@ -118,26 +116,26 @@ def get_items(table: str, keys: Sequence[Mapping[str, str]]) -> list[Item]:
     items: list[Item] = []
     asked: dict[str, Any] = {table: {"Keys": [to_attributes(key) for key in keys], "ConsistentRead": True}}
     for attempt in range(_BATCH_ATTEMPTS):
+        _pause(attempt)
         answer = dynamodb().batch_get_item(RequestItems=asked)
         items += map(to_item, answer["Responses"].get(table, []))
         asked = answer.get("UnprocessedKeys") or {}
         if not asked:
             break
-        _pause(attempt)
     return items
 
 
 def put_items(table: str, items: Sequence[Mapping[str, Any]]) -> int:
     """Puts at most MAX_BATCH_WRITES items of different keys.
 
-    How many DynamoDB left out after several attempts.
+    Returns how many of them DynamoDB left out after several attempts.
     """
     asked: dict[str, Any] = {table: [{"PutRequest": {"Item": to_attributes(item)}} for item in items]}
     for attempt in range(_BATCH_ATTEMPTS):
+        _pause(attempt)
         asked = dynamodb().batch_write_item(RequestItems=asked).get("UnprocessedItems") or {}
         if not asked:
             break
-        _pause(attempt)
     return len(asked.get(table, []))
 
 
@@ -160,7 +158,10 @@ def add(
 
 
 def _pause(attempt: int) -> None:
-    time.sleep(random.uniform(0, _BATCH_PAUSE_SECONDS * 2**attempt))  # noqa: S311 - so that not all come back at once
+    """Before a further attempt; drawn, so that not all come back at once."""
+    if attempt:
+        bound = min(_LONGEST_BATCH_PAUSE_SECONDS, _BATCH_PAUSE_SECONDS * 2**attempt)
+        time.sleep(random.uniform(0, bound))  # noqa: S311
 
 
 def _write_if(

@@ -82,22 +82,17 @@ def work(record: SQSRecord, lambda_context: LambdaContext, *, limited: set[str])
     task, token = read(record.body)
     receive_count = int(record.attributes.approximate_receive_count)
     logger.append_keys(run_id=task.run_id, task=task.number)
-    if task.service in limited:
-        postpone(record.body)
-        return
     try:
-        outcome = settle(
+        is_limited = task.service in limited or not run(
             task,
+            token,
+            record.body,
             lease_until=int(time.time()) + lambda_context.get_remaining_time_in_millis() // 1000 + 1,
             last=receive_count >= int(setting("TASK_MAX_RECEIVES")),
         )
-        answer(token, task, outcome)
-        if outcome.status == "failed":
-            queue = setting("TASK_DEAD_LETTER_QUEUE_URL")
-            send_to_dead_letters(queue, record.body, outcome.error, outcome.cause)
-    except RateLimited:
-        limited.add(task.service)
-        postpone(record.body)
+        if is_limited:
+            limited.add(task.service)
+            postpone(record.body)
     except Exception as error:
         delay = delay_seconds(error, receive_count)
         logger.warning("retry", extra={"error": error_name(error), "delay": delay})
@@ -107,11 +102,24 @@ def work(record: SQSRecord, lambda_context: LambdaContext, *, limited: set[str])
         raise
 
 
+def run(task: Task, token: str, body: str, *, lease_until: int, last: bool) -> bool:
+    """Runs a message's task and sends its callback; False where its service's limit leaves no time for it."""
+    try:
+        outcome = settle(task, lease_until=lease_until, last=last)
+    except RateLimited:
+        return False
+    answer(token, task, outcome)
+    if outcome.status == "failed":
+        send_to_dead_letters(setting("TASK_DEAD_LETTER_QUEUE_URL"), body, outcome.error, outcome.cause)
+    return True
+
+
 def settle(task: Task, *, lease_until: int, last: bool) -> TaskState:
     """Runs the task, unless it is done or failed already; returns its state, which is one of the two.
 
-    `lease_until`: when this invocation cannot be running any more. Raises TaskBusy, and every error that is
-    not final (core.errors), so that SQS delivers the message again; at the `last` delivery each is final.
+    `lease_until`: when this invocation cannot be running any more. Raises TaskBusy and RateLimited; and every
+    error that is not final (core.errors), so that SQS delivers the message again, but at the `last` delivery
+    each of those is final.
     """
     claimed = tasks.claim(task, lease_until, last=last)
     if claimed.is_settled(task.round):
@@ -137,8 +145,8 @@ def postpone(body: str) -> None:
 
     Where this worker dies before SQS deletes the old message, there are two, and the task's state allows one.
     """
-    logger.info("postponed")
     delay = random.randint(1, POSTPONED_SECONDS)  # noqa: S311
+    logger.info("postponed", extra={"delay": delay})
     persist(
         lambda: sqs().send_message(QueueUrl=setting("TASK_QUEUE_URL"), MessageBody=body, DelaySeconds=delay)
     )

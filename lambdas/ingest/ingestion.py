@@ -184,7 +184,7 @@ def _run_chunks(
     rows = read_rows(source.text, source.form)
     size = source.signature.chunk_rows
     if count <= size:
-        return [run_chunk(f"rows-0-{size}", list(rows))]
+        return [run_chunk(f"rows-0-{size}", list(rows), again=True)]
     if count > size * MAX_CHUNKS:
         raise ObjectError(
             f"the object has {count:,} rows, and {source.signature.name} takes at most {size * MAX_CHUNKS:,} "
@@ -200,7 +200,8 @@ def _run_chunks(
             if longest is not None and seconds_left() < 2 * longest + WRITE_SECONDS:
                 return None
             began = time.monotonic()
-            result = run_chunk(step, chunk)
+            # An earlier invocation has stopped at the first of the unfinished chunks, and not at a later one.
+            result = run_chunk(step, chunk, again=longest is None)
             part = persist(partial(save_checkpoint, run_id, step, result))
             longest = max(longest or 0, time.monotonic() - began)
         parts.append(part)
@@ -208,9 +209,16 @@ def _run_chunks(
 
 
 def _run_chunk(
-    source: RowSource, function: Callable[..., Any], run_id: str, step: str, rows: Sequence[Row]
+    source: RowSource,
+    function: Callable[..., Any],
+    run_id: str,
+    step: str,
+    rows: Sequence[Row],
+    *,
+    again: bool,
 ) -> str:
-    answers = StoredAnswers(f"runs/{run_id}/{step}/answers-", is_first=False)
+    """A chunk's part of the output. `again`: an earlier invocation may have stored answers of it."""
+    answers = StoredAnswers(f"runs/{run_id}/{step}/answers-", is_first=not again)
     arguments = [read_arguments(source.signature, source.form, row) for row in rows]
     try:
         values = run_rows(source.signature, function, arguments, 0, answers)

@@ -367,20 +367,20 @@ def test_functions_services_and_tasks_share_a_limit(
         machine = stack.outputs[f"{workflow}StateMachineArn"]
         return str(steps.start_execution(stateMachineArn=machine, input=json.dumps(document))["executionArn"])
 
-    tasks = {"names": [{"text": text} for text in reviews(60)], "service": "sentiment"}
+    tasks = {"names": [{"text": text} for text in reviews(40)], "service": "sentiment"}
     handles = [start("FanOut", tasks)]
-    handles += [start("Pipeline", {"document": {"text": text}}) for text in reviews(10)]
-    batches = [reviews(400) for _ in range(6)]
+    handles += [start("Pipeline", {"document": {"text": text}}) for text in reviews(4)]
+    batches = [reviews(250) for _ in range(4)]
     answers = list(pool.map(lambda batch: caller.call("sentiment", [[text] for text in batch]), batches))
     runs = [end_of(stack, handle) for handle in handles]
 
     for batch, answer in zip(batches, answers, strict=True):
         assert_scored(answer, batch)
-    assert [run.status for run in runs] == ["SUCCEEDED"] * 11
+    assert [run.status for run in runs] == ["SUCCEEDED"] * 5
     labels = [result["label"] for result in runs[0].output["results"]]
-    assert labels == ["Negative", "Positive"] * 30
+    assert labels == ["Negative", "Positive"] * 20
     print(comprehend.allowed, comprehend.refused, comprehend.peak)
-    assert comprehend.allowed >= 60 + 10 + 6 * 400 / 25
+    assert comprehend.allowed >= 40 + 4 + 4 * 10
     assert comprehend.refused == 0
     assert comprehend.peak <= COMPREHEND_PER_SECOND * (1 + BURST_SECONDS) + LATE_CALLS
 
@@ -389,7 +389,7 @@ def test_no_batch_fails_where_a_third_of_comprehends_calls_fail(
     caller: Caller, configure: Callable[..., Comprehend], pool: ThreadPoolExecutor
 ) -> None:
     comprehend = configure(fail=0.3)
-    batches = [reviews(400) for _ in range(6)]
+    batches = [reviews(250) for _ in range(4)]
 
     answers = list(pool.map(lambda batch: caller.call("sentiment", [[text] for text in batch]), batches))
 
@@ -402,8 +402,8 @@ def test_no_batch_fails_where_a_third_of_comprehends_calls_fail(
 def test_a_quota_that_is_lower_than_declared_is_found(
     caller: Caller, stack: Stack, configure: Callable[..., Comprehend], pool: ThreadPoolExecutor
 ) -> None:
-    comprehend = configure(8)
-    batches = [reviews(400) for _ in range(6)]
+    comprehend = configure(5)
+    batches = [reviews(250) for _ in range(4)]
 
     answers = list(pool.map(lambda batch: caller.call("sentiment", [[text] for text in batch]), batches))
 

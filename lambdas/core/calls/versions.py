@@ -2,7 +2,8 @@
 
 Read from the files, without running them: the function's own, and those of the bundle that it imports, and in
 turn what these import. The values of the environment's variables that they name belong to it too, since
-another engine or language has other results.
+another engine or language has other results. What only running would show is not seen: names that are
+computed, installed packages, files of data. For these the author names a version.
 """
 
 import ast
@@ -14,6 +15,9 @@ from pathlib import Path
 
 from core.catalog import LAMBDAS_DIR
 
+# The folders that functions and services may import. Installed packages lie beside them in the bundle.
+_FOLDERS = frozenset({"core", "functions", "services"})
+
 # What gives the value of a variable of the environment by its name.
 _READERS = frozenset({"os.environ.get", "os.getenv", "getenv", "environ.get", "setting"})
 
@@ -23,39 +27,53 @@ def code_version(path: Path, named: str) -> str:
     """16 hex digits of the code in `path` and what it imports, and of the version that its author names."""
     digest = hashlib.sha256(named.encode("utf-8"))
     variables: set[str] = set()
-    for file in sorted(_closure(path)):
-        source = file.read_bytes()
+    for _, source, tree in sorted(_closure(path), key=lambda module: module[0]):
         digest.update(hashlib.sha256(source).digest())
-        variables.update(_variables(ast.parse(source)))
+        variables.update(_variables(tree))
     for name in sorted(variables):
-        digest.update(f"{name}={os.environ.get(name)}\n".encode())
+        digest.update(f"{name}={os.environ.get(name)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
 
 
-def _closure(path: Path) -> set[Path]:
+def _closure(path: Path) -> Iterator[tuple[Path, bytes, ast.Module]]:
+    """The module of a file and those of the bundle that it imports, also through others."""
     found: set[Path] = set()
     waiting = [path]
     while waiting:
         file = waiting.pop()
         if file not in found:
             found.add(file)
-            waiting.extend(_imports(ast.parse(file.read_bytes())))
-    return found
+            source = file.read_bytes()
+            tree = ast.parse(source, str(file))
+            yield file, source, tree
+            waiting.extend(_imports(file, tree))
 
 
-def _imports(tree: ast.Module) -> Iterator[Path]:
+def _imports(file: Path, tree: ast.Module) -> Iterator[Path]:
     """The files of the bundle that a module imports, also inside its functions."""
     for node in ast.walk(tree):
-        names: list[str] = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            path = LAMBDAS_DIR.joinpath(*name.split(".")).with_suffix(".py")
-            # What all functions import says nothing of this one's results.
-            if path.is_file() and path != LAMBDAS_DIR / "stepflake_lambda.py":
-                yield path
+            for alias in node.names:
+                yield from _files(LAMBDAS_DIR, alias.name.split("."))
+        elif isinstance(node, ast.ImportFrom):
+            folder = file.parents[node.level - 1] if node.level else LAMBDAS_DIR
+            package = node.module.split(".") if node.module else []
+            for alias in node.names:
+                yield from _files(folder, [*package, alias.name])
+
+
+def _files(folder: Path, names: list[str]) -> Iterator[Path]:
+    """Those that the import of a dotted name runs: the packages on its way, and the module.
+
+    The last name may be one of the module's own, of which there is no file.
+    """
+    if folder == LAMBDAS_DIR and names[0] not in _FOLDERS:
+        return
+    for name in names:
+        folder /= name
+        for file in (folder / "__init__.py", folder.with_name(f"{name}.py")):
+            if file.is_file():
+                yield file
 
 
 def _variables(tree: ast.Module) -> Iterator[str]:

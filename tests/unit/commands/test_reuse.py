@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from core.calls.reuse import Reuse, digest
+from core.calls.reuse import Reuse
 from stepflake import reuse, tables
 from stepflake.cli import main
 from stepflake.commands import reuse as command
@@ -60,7 +60,7 @@ def keep(kind: Any, name: str, count: int, *, hits: int = 0, version: str = "v1"
     results = Reuse(kind, name, version, WEEK)
     results.hits, results.misses = hits, count
     for number in range(first, first + count):
-        results.save(digest(str(number)), '"x"')
+        results.save(results.digest(str(number)), '"x"')
     results.close()
 
 

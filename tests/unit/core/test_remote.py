@@ -233,7 +233,7 @@ def test_one_bad_row_is_handled_as_on_error_says(function: Function, options: di
     assert run(function, rows, signature("int", on_error="object", **options)) == [
         10,
         {"error": "ValueError", "cause": "no 2s"},
-        {"error": "ArgumentError", "cause": "row 2: a is str, which is not int"},
+        {"error": "ArgumentError", "cause": "a is str, which is not int"},
         30,
     ]
 

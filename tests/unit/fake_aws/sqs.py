@@ -13,6 +13,7 @@ TASK_DEAD_LETTERS = QUEUES + "stack-tasks-dead"
 CONNECTOR_DEAD_LETTERS = QUEUES + "stack-pipeline_sentiment-dead"
 
 MAX_VISIBILITY_SECONDS = 43_200
+MAX_DELAY_SECONDS = 900
 
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
 _TEXT = re.compile("[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
@@ -20,10 +21,11 @@ _TEXT = re.compile("[\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
 
 @dataclass(frozen=True)
 class SentMessage:
-    """A message that was sent; its attributes are all strings here."""
+    """A message that was sent; its attributes are all strings here. `delay`: in seconds."""
 
     body: str
     attributes: dict[str, str]
+    delay: int = 0
 
 
 class FakeSQS:
@@ -35,13 +37,20 @@ class FakeSQS:
         self.hidden: dict[str, int] = {}
 
     def send_message(
-        self, *, QueueUrl: str, MessageBody: str, MessageAttributes: Mapping[str, Any]
+        self,
+        *,
+        QueueUrl: str,
+        MessageBody: str,
+        MessageAttributes: Mapping[str, Any] | None = None,
+        DelaySeconds: int = 0,
     ) -> dict[str, Any]:
         self._check_queue(QueueUrl)
-        attributes = {name: value["StringValue"] for name, value in MessageAttributes.items()}
+        if not 0 <= DelaySeconds <= MAX_DELAY_SECONDS:
+            raise AwsError("InvalidParameterValue", "DelaySeconds must be between 0 and 900")
+        attributes = {name: value["StringValue"] for name, value in (MessageAttributes or {}).items()}
         if not all(_TEXT.fullmatch(text) for text in (MessageBody, *attributes.values())):
             raise AwsError("InvalidMessageContents", "The message is empty or contains invalid characters")
-        self.sent[QueueUrl].append(SentMessage(MessageBody, attributes))
+        self.sent[QueueUrl].append(SentMessage(MessageBody, attributes, DelaySeconds))
         return {"MessageId": f"sent-{len(self.sent[QueueUrl])}"}
 
     def get_queue_url(self, *, QueueName: str) -> dict[str, Any]:
