@@ -66,7 +66,7 @@ def handler(event: Event, context: LambdaContext) -> Done:
         from core.calls.rates import REMEDY
 
         is_last = until is not None and time.time() > until - NEXT_ATTEMPT_SECONDS
-        # The remedy is also in the error of an attempt that is not the last by its time: there may be no more.
+        # The remedy is in every such error: the attempt may be the last without knowing it.
         raise (RateLimitExceeded if is_last else RateLimited)(
             f"{error}, and rows of this batch were still waiting when the time ended; {REMEDY}"
         ) from error
