@@ -64,7 +64,7 @@ def handler(event: Event, context: LambdaContext) -> Done:
         process(execution, batch, chunk, numbers, again=event["again"])
     except RateLimited as error:
         is_last = until is not None and time.time() > until - NEXT_ATTEMPT_SECONDS
-        # The remedy is also in the error of an attempt that is not the last by its time: there may be no more.
+        # The remedy is in both errors: the machine may have no more attempts left before the time is over.
         raise (RateLimitExceeded if is_last else RateLimited)(
             f"{error}, and rows of this batch were still waiting when the time ended; {REMEDY}"
         ) from error
