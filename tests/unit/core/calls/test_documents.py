@@ -30,7 +30,7 @@ LIMITED = '@service(rate_limit="2/second", calls="shared")'
 
 @pytest.fixture
 def provide(aws: FakeAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Provide:
-    """`provide(decorator, body)`: deploys the service `measure`; returns the documents that it is called with.
+    """`provide(decorator, body)`: deploys the service `measure`; returns the documents it is called with.
 
     `body`: what it does after noting its document.
     """
@@ -137,7 +137,7 @@ def test_without_time_for_the_limit_nothing_is_called(aws: FakeAws, provide: Pro
     deadline.begin(FakeContext(seconds_left=50))
     measure("a")
 
-    with pytest.raises(RateLimited, match="measure allows 0[.]0167 calls a second, for all queries together"):
+    with pytest.raises(RateLimited, match=r"measure allows 0\.0167 calls a second, for all queries together"):
         measure("b")
     assert called == [{"text": "a"}]
 
