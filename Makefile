@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint lint-python lint-template unit integration faults coverage bench load lock down clean
+.PHONY: help setup demo test lint lint-python lint-template unit integration faults coverage bench load calls lock down clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -58,6 +58,9 @@ bench: .venv/.ready ## compare the stack with the pattern that people copy today
 
 load: .venv/.ready ## an XL warehouse's batches against AWS's quotas, load and quotas scaled down alike
 	@$(BIN)/python -m benchmarks.load
+
+calls: .venv/.ready ## queries that call Comprehend within its quota, results that are reused; half an hour
+	@$(BIN)/python -m benchmarks.calls
 
 lock: .venv/.ready ## pin the newest versions that pyproject.toml and lambdas/requirements.in allow
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --all-extras -o requirements.lock

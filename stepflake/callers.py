@@ -73,10 +73,10 @@ def read_callers(lambdas: Path = LAMBDAS_DIR, *, diagnostics: bool = True) -> li
     """All remote functions and services. `diagnostics`: also echo and its like. Raises CatalogError."""
     functions = read_catalog(lambdas / "functions", diagnostics=diagnostics)
     folder = lambdas / "services"
-    services = sorted(path.stem for path in folder.glob("[!_]*.py"))
+    services = sorted(folder.glob("[!_]*.py"))
     return [
         *(Caller("function", name, signature) for name, signature in functions.items()),
-        *(Caller("service", name, read_service(name, folder)) for name in services),
+        *(Caller("service", path.stem, read_service(path.stem, folder)) for path in services),
     ]
 
 

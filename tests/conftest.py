@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = ROOT / ".stepflake" / ".tests"
 
 # Comprehend's quota as if it had been raised, so that what waits for it does not wait long.
-COMPREHEND_PER_SECOND = 40
+COMPREHEND_PER_SECOND = 20
 LIMITS = {"comprehend.BatchDetectSentiment": Value(COMPREHEND_PER_SECOND, COMPREHEND_PER_SECOND)}
 
 # Short times, so that timeouts come soon.

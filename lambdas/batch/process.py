@@ -62,14 +62,14 @@ def handler(event: Event, context: LambdaContext) -> Done:
     try:
         process(execution, batch, chunk, numbers, again=event["again"])
     except RateLimited as error:
-        if until is not None and time.time() > until - NEXT_ATTEMPT_SECONDS:
-            # Imported here, as what functions without a limit do not need.
-            from core.calls.rates import REMEDY
+        # Imported here, as what functions without a limit do not need.
+        from core.calls.rates import REMEDY
 
-            raise RateLimitExceeded(
-                f"{error}, and rows of this batch were still waiting when its time ended; {REMEDY}"
-            ) from error
-        raise
+        is_last = until is not None and time.time() > until - NEXT_ATTEMPT_SECONDS
+        # The remedy is in every such error: the attempt may be the last without knowing it.
+        raise (RateLimitExceeded if is_last else RateLimited)(
+            f"{error}, and rows of this batch were still waiting when the time ended; {REMEDY}"
+        ) from error
     logger.info("chunk", extra=done)
     return done
 

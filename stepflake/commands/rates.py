@@ -30,7 +30,7 @@ def rates(as_json: bool, to_reset: str | None, **where: Any) -> None:
     one raise it again, up to the declared rate. After an outage of that service, --reset does it at once.
     `queued` are calls of batches that were accepted; `refused` are batches that were not, because too many
     were queued; `wait` is how long a call waited on average. Limits are read from the functions and services
-    here, and their state from the stack. Totals begin when the stack was deployed.
+    here, and their state from the stack. Totals are those of at most 100 days.
     """
     stack = find_stack(**where)
     if to_reset is not None:

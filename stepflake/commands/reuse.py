@@ -82,14 +82,14 @@ def clear(function: str | None, yes: bool, **where: Any) -> None:
     stack = find_stack(**where)
     if function is not None:
         check_name(stack, function)
-    whose = f"for {function}" if function else "for all functions and services"
+    whose = f" for {function}" if function else ""
     place = f"the local stack {where['name']!r}" if stack.aws_endpoint_url else f"stack {stack.stack_name!r}"
     if not yes:
-        click.confirm(f"Delete all results that are kept {whose} on {place}?", abort=True, err=True)
+        click.confirm(f"Delete all results that are kept{whose} on {place}?", abort=True, err=True)
     with console.status("Deleting ...") as status:
         deleted = clear_kept(stack, function, lambda count: status.update(f"Deleting ... {count:,} so far"))
     if not deleted:
-        output.print(f"No results were kept {whose}.", markup=False)
+        output.print(f"No results were kept{whose}.", markup=False)
         return
     each = ", ".join(f"{count:,} of {owner}" for owner, count in deleted.items())
     output.print(f"Deleted {sum(deleted.values()):,} results: {each}.", markup=False)

@@ -12,6 +12,7 @@ import pytest
 
 from stepflake.runs import runs_of
 from stepflake.stack import Stack
+from tests.caller import Caller
 from tests.runs import Run, end_of, wait_for
 
 Json = Any
@@ -51,6 +52,13 @@ class FanOut:
         )
         physical_id: str = described["StackResourceDetail"]["PhysicalResourceId"]
         return physical_id
+
+    def logged(self, run_id: str) -> str:
+        """The lines that the Lambdas logged about a run."""
+        events = self.stack.client("logs").filter_log_events(
+            logGroupName=f"/stepflake/{self.stack.stack_name}/lambdas", filterPattern=f'"{run_id}"'
+        )["events"]
+        return "\n".join(event["message"] for event in events)
 
     def dead_letters(self, run_id: str) -> dict[int, Json]:
         """The tasks of a run that are in the dead-letter queue, each with the message's attributes."""
@@ -210,17 +218,12 @@ def test_a_callback_that_is_refused_is_sent_again_without_running_the_service(
 ) -> None:
     with fan_out.answers_refused():
         handle = fan_out.start({"names": [trouble(key, "", 0)], "service": "unstable"})
-        log = fan_out.stack.client("logs")
-        wait_for(
-            lambda: any(
-                '"message":"retry"' in event["message"] and "AccessDenied" in event["message"]
-                for event in log.filter_log_events(
-                    logGroupName=f"/stepflake/{fan_out.stack.stack_name}/lambdas"
-                )["events"]
-                if handle.rsplit(":", 1)[-1] in event["message"]
-            ),
-            "a refused callback",
-        )
+
+        def is_refused() -> bool:
+            lines = fan_out.logged(handle.rsplit(":", 1)[-1]).splitlines()
+            return any('"message":"retry"' in line and "AccessDenied" in line for line in lines)
+
+        wait_for(is_refused, "a refused callback")
     run = fan_out.finish(handle)
 
     assert (run.status, run.output["results"]) == ("SUCCEEDED", [1])
@@ -257,6 +260,27 @@ def test_tasks_whose_worker_died_run_again_and_only_those_that_kill_it_fail(
     dead: dict[int, Json] = {}
     wait_for(lambda: dead.update(fan_out.dead_letters(key)) or len(dead) == 2, "the dead letters")
     assert dead == {0: fatal, 5: poison}
+
+
+def test_tasks_that_wait_for_a_limit_for_longer_than_a_worker_has_are_no_failures(
+    fan_out: FanOut, caller: Caller, key: str
+) -> None:
+    given = [{"key": key, "text": f"text {number}"} for number in range(40)]
+    with fan_out.workers_with(2):
+        run = fan_out.run({"names": given, "service": "rationed", "run_id": key})
+    again = fan_out.run({"names": given, "service": "rationed"})
+
+    assert (run.status, run.output["succeeded"]) == ("SUCCEEDED", 40)
+    assert run.output["results"] == again.output["results"] == [each["text"].upper() for each in given]
+    # Each is called once, and never again: results are kept.
+    (notes,) = caller.call("noted", [[key]]).values
+    called = [note["called"] for note in notes if "called" in note]
+    assert sorted(called) == sorted(each["text"] for each in given)
+    logged = fan_out.logged(key)
+    assert '"message":"postponed"' in logged
+    assert '"message":"retry"' not in logged
+    assert not fan_out.dead_letters(key)
+    print(logged.count('"message":"postponed"'))
 
 
 @pytest.mark.faults

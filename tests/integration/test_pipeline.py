@@ -69,6 +69,14 @@ class Pipeline:
                 self.requests[handle] = self.runs.find(handle).run_id
         return [handle for handle in handles if self.requests[handle] == request_id]
 
+    def calls(self, run: Run) -> tuple[int, int]:
+        """The calls that the run's services with a limit made, and the results that they reused, by the log."""
+        events = self.stack.client("logs").filter_log_events(
+            logGroupName=f"/stepflake/{self.stack.stack_name}/lambdas", filterPattern=f'"{run.name}"'
+        )["events"]
+        lines = [json.loads(event["message"]) for event in events if '"message":"calls"' in event["message"]]
+        return sum(line["calls"] for line in lines), sum(line["reuse_hits"] for line in lines)
+
     def queue(self, service: str, suffix: str = "") -> str:
         name = f"{self.stack.stack_name}-pipeline_{service}{suffix}"
         return str(self.sqs.get_queue_url(QueueName=name)["QueueUrl"])
@@ -185,6 +193,15 @@ def test_a_second_run_of_a_request_repeats_nothing(pipeline: Pipeline, request_i
     assert statuses(second) == ["finished before"] * 4
     assert second.output["document"] == first.output["document"]
     assert second.output["document"]["unstable"] == 1
+
+
+def test_another_request_with_an_equal_document_calls_comprehend_no_more(pipeline: Pipeline) -> None:
+    document = {"text": f"{TEXT} {uuid.uuid4()}"}
+    first, second = (pipeline.run(document=document) for _ in range(2))
+
+    assert second.output["document"] == first.output["document"]
+    assert second.output["document"]["sentiment"]["label"] in ("Positive", "Neutral")
+    assert [pipeline.calls(run) for run in (first, second)] == [(1, 0), (0, 1)]
 
 
 @pytest.mark.faults

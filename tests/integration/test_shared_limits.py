@@ -7,6 +7,8 @@ calls are those that the engine counts.
 import bisect
 import gzip
 import json
+import re
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,8 +35,8 @@ NARROW_CALLS = 3
 
 # Of a bucket's tokens, those of half a second are kept (core.calls.rates).
 BURST_SECONDS = 0.5
-# Calls are made a little after their tokens fall due: some come within a second of later ones.
-LATE_CALLS = 10
+# On a busy machine calls are made so long after their tokens fell due, with later ones.
+LATE_SECONDS = 1.5
 
 
 @pytest.fixture
@@ -80,11 +82,9 @@ def upper(texts: list[str]) -> list[str]:
     return [text.upper() for text in texts]
 
 
-def assert_within(notes: Notes, per_second: float) -> None:
-    """There were never more calls than the rate allows, in any second and in all of the time."""
-    assert notes.most_in_a_second() <= per_second * (1 + BURST_SECONDS) + LATE_CALLS
-    seconds = notes.times[-1] - notes.times[0]
-    assert len(notes.times) <= per_second * (seconds + BURST_SECONDS) + LATE_CALLS
+def allowed(per_second: float, seconds: float) -> float:
+    """The most calls of a rate in that time."""
+    return per_second * (seconds + BURST_SECONDS) + 1
 
 
 # --- a rate ---
@@ -97,11 +97,14 @@ def test_batches_share_a_rate_and_those_whose_workers_have_no_more_time_go_on_wh
     # They take 9 s together, and a worker has 6 s.
     batches = [texts(60, f"batch {number}, text") for number in range(6)]
 
+    began = time.monotonic()
     answers = list(pool.map(lambda batch: caller.call("limited", rows(key, batch)), batches))
+    seconds = time.monotonic() - began
 
     assert [answer.values for answer in answers] == [upper(batch) for batch in batches]
     notes = Notes(caller, key)
-    assert_within(notes, LIMITED_PER_SECOND)
+    assert len(notes.times) <= allowed(LIMITED_PER_SECOND, seconds)
+    assert notes.most_in_a_second() <= allowed(LIMITED_PER_SECOND, 1 + LATE_SECONDS)
     assert len(notes.calls) == 360
     # What a worker that was killed had not stored is called again.
     assert faults.kill or set(notes.calls.values()) == {1}
@@ -243,6 +246,32 @@ def test_a_batch_that_would_wait_too_long_is_refused_until_there_is_room(caller:
 
 
 @pytest.mark.usefixtures("scarce")
+def test_what_fits_is_decided_by_the_rate_that_was_found(caller: Caller, stack: Stack, key: str) -> None:
+    caller.call("scarce", rows(key, ["text"]))
+    # As if the called service had refused calls until one in four seconds was left.
+    stack.client("dynamodb").update_item(
+        TableName=stack.outputs["Table"],
+        Key=limit_key("scarce"),
+        UpdateExpression="SET interval_us = :found, cut_us = :found",
+        ExpressionAttributeValues={":found": {"N": "4000000"}},
+    )
+
+    # The rate may be out of date: as nothing waits, the batch may show what it is now.
+    alone = caller.post("scarce", rows(key, texts(140)), new_batch_id())
+    other = caller.post("scarce", rows(key, texts(10)), new_batch_id())
+
+    assert alone.status == 202
+    assert (other.status, other.document["error"]) == (429, "Throttled")
+    found, waiting = re.fullmatch(
+        r"scarce allows (\S+) calls a second \(declared: 1\), for all queries together, and the calls that wait "
+        r"for it take (\d+) s: the 10 of this batch .*",
+        other.document["message"],
+    ).groups()
+    assert 0.25 <= float(found) < 0.5
+    assert 140 / 0.5 < int(waiting) <= 140 / 0.25
+
+
+@pytest.mark.usefixtures("scarce")
 def test_a_batch_that_can_never_be_called_in_time_is_refused_for_good(caller: Caller, key: str) -> None:
     refused = caller.post("scarce", rows(key, texts(541)), new_batch_id())
     print(refused.body)
@@ -360,36 +389,41 @@ def assert_scored(response: Response, given: list[str]) -> None:
 def test_functions_services_and_tasks_share_a_limit(
     caller: Caller, stack: Stack, configure: Callable[..., Comprehend], pool: ThreadPoolExecutor
 ) -> None:
-    comprehend = configure(burst=2 * COMPREHEND_PER_SECOND)
+    comprehend = configure(burst=allowed(COMPREHEND_PER_SECOND, LATE_SECONDS))
     steps = stack.client("stepfunctions")
 
     def start(workflow: str, document: dict[str, Any]) -> str:
         machine = stack.outputs[f"{workflow}StateMachineArn"]
         return str(steps.start_execution(stateMachineArn=machine, input=json.dumps(document))["executionArn"])
 
-    tasks = {"names": [{"text": text} for text in reviews(60)], "service": "sentiment"}
+    began = time.monotonic()
+    tasks = {"names": [{"text": text} for text in reviews(40)], "service": "sentiment"}
     handles = [start("FanOut", tasks)]
-    handles += [start("Pipeline", {"document": {"text": text}}) for text in reviews(10)]
-    batches = [reviews(400) for _ in range(6)]
+    documents = [
+        {"text": f"I love the camera, and the battery is excellent: {uuid.uuid4()}"} for _ in range(4)
+    ]
+    handles += [start("Pipeline", {"document": document}) for document in documents]
+    batches = [reviews(250) for _ in range(4)]
     answers = list(pool.map(lambda batch: caller.call("sentiment", [[text] for text in batch]), batches))
     runs = [end_of(stack, handle) for handle in handles]
+    seconds = time.monotonic() - began
 
     for batch, answer in zip(batches, answers, strict=True):
         assert_scored(answer, batch)
-    assert [run.status for run in runs] == ["SUCCEEDED"] * 11
+    assert [run.status for run in runs] == ["SUCCEEDED"] * 5
     labels = [result["label"] for result in runs[0].output["results"]]
-    assert labels == ["Negative", "Positive"] * 30
+    assert labels == ["Negative", "Positive"] * 20
     print(comprehend.allowed, comprehend.refused, comprehend.peak)
-    assert comprehend.allowed >= 60 + 10 + 6 * 400 / 25
+    assert 40 + 4 + 4 * 10 <= comprehend.allowed <= allowed(COMPREHEND_PER_SECOND, seconds)
+    assert comprehend.peak <= allowed(COMPREHEND_PER_SECOND, 1 + LATE_SECONDS)
     assert comprehend.refused == 0
-    assert comprehend.peak <= COMPREHEND_PER_SECOND * (1 + BURST_SECONDS) + LATE_CALLS
 
 
 def test_no_batch_fails_where_a_third_of_comprehends_calls_fail(
     caller: Caller, configure: Callable[..., Comprehend], pool: ThreadPoolExecutor
 ) -> None:
     comprehend = configure(fail=0.3)
-    batches = [reviews(400) for _ in range(6)]
+    batches = [reviews(250) for _ in range(4)]
 
     answers = list(pool.map(lambda batch: caller.call("sentiment", [[text] for text in batch]), batches))
 
@@ -402,8 +436,8 @@ def test_no_batch_fails_where_a_third_of_comprehends_calls_fail(
 def test_a_quota_that_is_lower_than_declared_is_found(
     caller: Caller, stack: Stack, configure: Callable[..., Comprehend], pool: ThreadPoolExecutor
 ) -> None:
-    comprehend = configure(8)
-    batches = [reviews(400) for _ in range(6)]
+    comprehend = configure(5)
+    batches = [reviews(250) for _ in range(4)]
 
     answers = list(pool.map(lambda batch: caller.call("sentiment", [[text] for text in batch]), batches))
 
@@ -415,5 +449,5 @@ def test_a_quota_that_is_lower_than_declared_is_found(
     found = 1_000_000 / int(bucket["interval_us"]["N"])
     print(comprehend.allowed, comprehend.refused, comprehend.peak, found, bucket)
     assert comprehend.refused > 0
-    assert found < COMPREHEND_PER_SECOND / 2
+    assert 1 < found < COMPREHEND_PER_SECOND / 2
     assert int(bucket["throttles"]["N"]) >= comprehend.refused

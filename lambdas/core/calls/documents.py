@@ -75,25 +75,25 @@ class _Document:
             if slots:
                 permits.wait_for(partial(slots.acquire, 1))
             while True:
-                leased_us = permits.wait(1, 1)
+                permits.wait(1, 1)
                 # While it waited, another worker may have called for an equal document.
                 text = self._kept() if self._reuse and self._reuse.is_stale(self._looked_at) else None
                 if text is not None:
                     return text
                 try:
-                    return self._answer_counted(permits, leased_us)
+                    return self._answer_counted(permits)
                 except TransientError as error:
                     patience.bear(error, is_paced=permits.has_rate)
         finally:
             if slots:
                 slots.release()
 
-    def _answer_counted(self, permits: "Permits", leased_us: int) -> str:
+    def _answer_counted(self, permits: "Permits") -> str:
         began = time.monotonic()
         try:
             text = self._answer()
         except ThrottleError:
-            permits.throttled(leased_us)
+            permits.throttled()
             raise
         except Exception:
             permits.called(time.monotonic() - began)

@@ -48,6 +48,8 @@ class Permits:
         # One thread takes leases at a time, and waits for them; meanwhile the others tell what their calls
         # did.
         self._turn = threading.Lock()
+        # Of each thread's call: when its token was leased.
+        self._call = threading.local()
         self._lock = threading.Lock()
         self._leased_at = time.monotonic()
         self._leased = 0
@@ -64,14 +66,13 @@ class Permits:
         """The bucket as this invocation knows it."""
         return self._bucket.state if self._bucket else None
 
-    def wait(self, wanted: int, threads: int) -> int:
-        """Waits for the next call's token; when that was leased, for `throttled`.
+    def wait(self, wanted: int, threads: int) -> None:
+        """Waits for the next call's token. Raises RateLimited where the invocation's time ends before.
 
-        Raises RateLimited where the invocation's time ends before. `wanted`: calls that are still to be made;
-        `threads`: by how many threads.
+        `wanted`: calls that are still to be made; `threads`: by how many threads.
         """
         if not self.has_rate:
-            return now_us()
+            return
         began = time.monotonic()
         try:
             with self._turn:
@@ -82,12 +83,11 @@ class Permits:
                         # The more workers wait, the less often is one in reach, and the less often each asks.
                         self._pause(longest * random.uniform(0.25, 0.75))  # noqa: S311
                         longest = min(LONGEST_PAUSE_SECONDS, 1.5 * longest)
-                due, leased_us = self._tokens.popleft()
+                due, self._call.leased_us = self._tokens.popleft()
             self._pause((due - now_us()) / SECOND_US)
         finally:
             with self._lock:
                 self._count_wait(began)
-        return leased_us
 
     def slots(self) -> "Slots | None":
         """What calls that run at the same time are counted by; None where their number is not limited."""
@@ -119,13 +119,13 @@ class Permits:
             self._call_seconds += seconds
             self._longest = max(self._longest, seconds)
 
-    def throttled(self, leased_us: int) -> None:
-        """The called service refused the call with the token that was leased then: the rate is lowered."""
+    def throttled(self) -> None:
+        """The called service refused the call that this thread waited for last: the rate is lowered."""
         with self._lock:
             self.throttles += 1
             if self._bucket:
                 with _best_effort():
-                    self._bucket.cut(leased_us)
+                    self._bucket.cut(getattr(self._call, "leased_us", 0))
 
     def spare(self, calls: int) -> None:
         """Takes calls that are not needed out of the queue of those that were admitted."""

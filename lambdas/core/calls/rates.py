@@ -22,7 +22,7 @@ from typing import Any, Self
 from core.catalog import NONE, RATE, VARIABLE, CallOptions
 from core.settings import SettingError
 from core.stored import read_stored
-from core.table import change_if, delete_if, get_item, put_if
+from core.table import change_if, delete_if, expires_at, get_item, put_if
 
 SECOND_US = 1_000_000  # in microseconds, as all times here
 
@@ -58,8 +58,8 @@ _ATTEMPTS = 20
 _MARKER_SECONDS = 24 * 3600
 
 REMEDY = (
-    "let fewer queries run at once, lower MAX_BATCH_ROWS (max_batch_rows of @remote_function), or raise its "
-    "rate_limit where the called service allows more"
+    "let fewer queries run at once, lower MAX_BATCH_ROWS (max_batch_rows of @remote_function), or get a "
+    "higher quota of the called service, and raise rate_limit to it"
 )
 
 
@@ -132,9 +132,14 @@ class Bucket:
 
     @property
     def admission_us(self) -> int:
-        """What an admitted call adds to the queue: the interval, or what max_concurrency makes of it."""
+        """What an admitted call adds to the queue: the interval, or what max_concurrency makes of it.
+
+        A rate that was found is between the service's quota and a cut more.
+        """
+        is_found = self.interval_us > self.declared_us
+        interval = round(self.interval_us / CUT) if is_found else self.interval_us
         busy = self.call_ms * 1000 // self.max_concurrency if self.max_concurrency else 0
-        return max(self.interval_us, busy)
+        return max(interval, busy)
 
     def __str__(self) -> str:
         """As messages name it: `10 calls a second`."""
@@ -271,11 +276,8 @@ class TokenBucket:
                 f"at {self.limit.per_second:.3g} a second; {REMEDY}"
             )
         marker = {"pk": self.limit.key["pk"], "sk": f"batch#{batch}"}
-        expires_at = int(time.time()) + _MARKER_SECONDS
-        if (
-            put_if("attribute_not_exists(pk)", {**marker, "calls": calls, "expires_at": expires_at})
-            is not None
-        ):
+        counted = {**marker, "calls": calls, "expires_at": int(time.time()) + _MARKER_SECONDS}
+        if put_if("attribute_not_exists(pk)", counted) is not None:
             return
         if not self._queue(calls, latest):
             delete_if("attribute_exists(pk)", marker, {})
@@ -287,17 +289,21 @@ class TokenBucket:
             )
 
     def _queue(self, calls: int, latest: int) -> bool:
-        """Puts calls behind those that were admitted before; False where they would be made too late."""
+        """Puts calls behind those that were admitted before; False where they would be made too late.
+
+        Where there are none before, any are admitted that the declared rate allows: only calls raise the rate
+        that was found, and it could be out of date.
+        """
         self._read()
         for _ in range(_ATTEMPTS):
             now, work = now_us(), calls * self.state.admission_us
             last = now + latest - work
-            if max(now, self.state.clear_us) > last:
-                break
-            if self.state.clear_us < now:
+            if self.state.clear_us <= now:
                 queued = self._write(
-                    "clear_us < :now", "clear_us = :clear", {":now": now, ":clear": now + work}, 0
+                    "clear_us <= :now", "clear_us = :clear", {":now": now, ":clear": now + work}, 0
                 )
+            elif self.state.clear_us > last:
+                break
             else:
                 values = {":now": now, ":last": last, ":work": work}
                 queued = self._write(
@@ -343,12 +349,14 @@ class TokenBucket:
             ":refused": values.pop(":refused", 0),
         }
         update = "ADD #calls :leased, throttles :throttles, waited_ms :waited, refused :refused"
+        # As long as it is used, it is not deleted.
+        sets = f"expires_at = :expires_at, {sets}" if sets else "expires_at = :expires_at"
         known = {":interval": self.state.interval_us, ":declared": self.state.declared_us}
         written, item = change_if(
             f"{condition} AND interval_us = :interval AND declared_us = :declared",
             self.limit.key,
-            f"SET {sets} {update}" if sets else update,
-            {**values, **known, **totals},
+            f"SET {sets} {update}",
+            {**values, **known, **totals, ":expires_at": expires_at()},
         )
         if written:
             self._throttles = self._waited_ms = 0

@@ -120,10 +120,10 @@ class Reuse:
         self._results.put((digest, text))
 
     def close(self) -> None:
-        """Returns when all results are kept and the day's numbers counted, or little time is left."""
+        """Returns when all results are kept and counted, or half of the time that was left is over."""
         if self._writer:
             self._results.put(None)
-            self._writer.join(max(_LEAST_CLOSE_SECONDS, deadline.seconds_to_wait()))
+            self._writer.join(max(_LEAST_CLOSE_SECONDS, deadline.seconds_left() / 2))
         amounts = {"hits": self.hits, "misses": self.misses, "entries": self._kept, "bytes": self._bytes}
         if not any(amounts.values()):
             return

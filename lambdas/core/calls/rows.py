@@ -197,15 +197,14 @@ class _Chunk:
                 if self._is_plain and not unit:
                     errors = self._call_stretch()
                 else:
-                    leased_us = 0
                     if self._permits:
-                        leased_us = self._permits.wait(1 + len(self._pending) // self._size, self._threads)
+                        self._permits.wait(1 + len(self._pending) // self._size, self._threads)
                     unit = self._fill(unit)
                     if not unit:
                         if self._permits:
                             self._permits.give_back()
                         return
-                    errors = self._call(unit, leased_us)
+                    errors = self._call(unit)
                 if len(errors) < len(unit):
                     patience = Patience()
                 if errors:
@@ -247,10 +246,10 @@ class _Chunk:
                 break
         return rows
 
-    def _call(self, unit: list[int], leased_us: int) -> dict[int, TransientError]:
+    def _call(self, unit: list[int]) -> dict[int, TransientError]:
         """Calls the function for these rows. Returns the errors of rows that may be called again.
 
-        Raises what fails the chunk. `leased_us`: when the call's token was leased.
+        Raises what fails the chunk.
         """
         began = time.monotonic()
         texts, errors = call_rows(
@@ -259,7 +258,7 @@ class _Chunk:
         self._know(texts)
         if self._permits:
             if any(isinstance(error, ThrottleError) for error in errors.values()):
-                self._permits.throttled(leased_us)
+                self._permits.throttled()
             else:
                 self._permits.called(time.monotonic() - began)
         if self._reuse:

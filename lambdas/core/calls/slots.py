@@ -3,8 +3,7 @@
 A worker holds slots while it makes calls, and says again every few seconds that it lives: the slots of one
 that died are free after HOLD_SECONDS.
 
-    rate#{limit}  slots     used: slots that are held; holders: {worker: {"slots": count, "until": epoch
-    seconds}}
+    rate#{limit}  slots     used: the slots that are held; holders: {worker: {"slots", "until"}}, in epoch seconds
 """
 
 import threading
@@ -13,7 +12,7 @@ import uuid
 from typing import Any
 
 from core.errors import is_transient
-from core.table import Item, change_if, put_if, update_if
+from core.table import Item, change_if, expires_at, put_if, update_if
 
 HOLD_SECONDS = 20
 RENEW_SECONDS = 5.0
@@ -68,8 +67,8 @@ class Slots:
         return change_if(
             f"used <= :most AND attribute_not_exists(holders.#{self._holder})",
             self._key,
-            f"SET used = used + :slots, holders.#{self._holder} = :holder",
-            {":most": self._most - count, ":slots": count, ":holder": holder},
+            f"SET used = used + :slots, holders.#{self._holder} = :holder, expires_at = :expires_at",
+            {":expires_at": expires_at(), ":most": self._most - count, ":slots": count, ":holder": holder},
         )
 
     def _drop_dead(self, item: Item) -> bool:

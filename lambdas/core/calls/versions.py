@@ -9,6 +9,7 @@ computed, installed packages, files of data. For these the author names a versio
 import ast
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -64,12 +65,27 @@ def _files(folder: Path, names: list[str]) -> Iterator[Path]:
 
     The last name may be one of the module's own, of which there is no file.
     """
+    if folder == LAMBDAS_DIR and names[0] in _installed(folder):
+        return
     for name in names:
         folder /= name
         for file in (folder / "__init__.py", folder.with_name(f"{name}.py")):
             # What all functions import says nothing of this one's results.
             if file.is_file() and file != LAMBDAS_DIR / "stepflake_lambda.py":
                 yield file
+
+
+@cache
+def _installed(bundle: Path) -> frozenset[str]:
+    """The names of installed modules and packages, which lie beside the project's in the bundle.
+
+    https://packaging.python.org/en/latest/specifications/recording-installed-packages/#the-record-file
+    """
+    return frozenset(
+        re.split("[/,]", line, maxsplit=1)[0].removesuffix(".py")
+        for record in bundle.glob("*.dist-info/RECORD")
+        for line in record.read_text("utf-8").splitlines()
+    )
 
 
 def _variables(tree: ast.Module) -> Iterator[str]:

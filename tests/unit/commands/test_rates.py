@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from core.calls.rates import Limit, Overloaded, TokenBucket, now_us
+from core.calls.rates import SECOND_US, Limit, Overloaded, TokenBucket, now_us
 from core.calls.slots import HOLD_SECONDS, Slots
 from stepflake import rates
 from stepflake.cli import main
@@ -55,10 +55,10 @@ def row(name: str) -> list[str]:
 
 
 def throttled() -> TokenBucket:
-    """The limit after calls that were throttled twice."""
+    """The limit after throttles that cut its rate twice."""
     bucket = TokenBucket(LIMIT)
-    bucket.lease(4)
-    for _ in range(2):
+    bucket.lease(4, SECOND_US)
+    for _ in range(4):
         bucket.cut(now_us() + 1)
         bucket.cut(now_us() - 1_000_000)  # of a call that was made before
     bucket.waited(6.0)
@@ -94,13 +94,13 @@ def test_the_rate_that_was_found_and_what_was_counted(aws: FakeAws, write: Write
     throttled()
     (limit,) = listed()
     assert limit["found_rate"] == pytest.approx(6.4)
-    assert (limit["calls"], limit["throttles"], limit["mean_wait_seconds"]) == (4, 4, 1.5)
+    assert (limit["calls"], limit["throttles"], limit["mean_wait_seconds"]) == (4, 8, 1.5)
     assert row("api")[:3] == ["api", "10/s", "6.4/s"]
 
 
 def test_a_rate_that_is_found_again_is_the_declared_one(write: Write) -> None:
     write(paced=PACED.replace("10/second", "7/second"))
-    TokenBucket(Limit("api", 7.0, None)).lease(1)
+    TokenBucket(Limit("api", 7.0, None)).lease(1, SECOND_US)
     assert [(limit["declared_rate"], limit["found_rate"]) for limit in listed()] == [(7.0, 7.0)]
 
 
@@ -170,7 +170,7 @@ def test_reset_sets_the_rate_back_and_shortens_the_queue(aws: FakeAws, write: Wr
     assert limit["found_rate"] == 10.0
     assert limit["queued_seconds"] == pytest.approx(6.4, rel=0.01)
     # A worker that knew the old rate goes on at the new one.
-    first, second = bucket.lease(2)
+    first, second = bucket.lease(2, SECOND_US)
     assert second - first == 100_000
     assert "api was at its declared rate" in call("--reset", "api").stderr
 

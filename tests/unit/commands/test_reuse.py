@@ -152,7 +152,7 @@ def test_all_results_are_deleted_also_those_of_functions_that_are_gone(aws: Fake
     assert result.stdout == "Deleted 130 results: 60 of function score, 70 of service gone.\n"
     assert kept(aws) == 0
     assert listed()[0]["entries"] == 0
-    assert call("clear", "-y").stdout == "No results were kept for all functions and services.\n"
+    assert call("clear", "-y").stdout == "No results were kept.\n"
 
 
 def test_it_asks_first(aws: FakeAws, write: Write) -> None:

@@ -159,3 +159,12 @@ def test_sentiment_depends_on_its_engine_and_its_code(monkeypatch: pytest.Monkey
         seen.add(version(LAMBDAS_DIR, function="sentiment"))
     assert len(seen) == 3
     code_version.cache_clear()
+
+
+def test_installed_packages_do_not_count(lambdas: Path) -> None:
+    record = "package/__init__.py,sha256=x,1\nmodule.py,sha256=y,1\n"
+    write(lambdas, {"functions/f.py": "import package.part, module", "package-1.dist-info/RECORD": record})
+    before = version(lambdas)
+    write(lambdas, dict.fromkeys(["package/__init__.py", "package/part.py", "module.py"], "ONE = 1"))
+
+    assert version(lambdas) == before
