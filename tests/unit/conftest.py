@@ -86,6 +86,7 @@ def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
 
     for module in (api, process, ingestion):
         monkeypatch.setattr(module, "read_catalog", lambda: read_catalog(tmp_path))
+    monkeypatch.setattr(rows, "FUNCTIONS_DIR", tmp_path)
     monkeypatch.setattr(functions, "__path__", [str(tmp_path)])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return write

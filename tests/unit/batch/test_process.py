@@ -1,6 +1,7 @@
 """A chunk through its function: stored once, retried by the machine, and not repeated when finished."""
 
 import gzip
+import importlib
 import json
 from typing import Any
 
@@ -10,11 +11,18 @@ from botocore.exceptions import ClientError
 from batch import process
 from batch.store import FunctionBatch, store_rows
 from batch.wire import Rows
-from core.errors import FunctionError, ResultError, TransientError
+from core.errors import (
+    FunctionError,
+    RateLimited,
+    RateLimitExceeded,
+    ResultError,
+    TaskError,
+    TransientError,
+)
 from core.exact_json import dump_json
 from core.patience import ATTEMPTS
 from tests.unit.conftest import Deploy
-from tests.unit.fake_aws import CONTEXT, FakeAws
+from tests.unit.fake_aws import CONTEXT, FakeAws, FakeContext
 
 COUNT = """
     @remote_function(chunk_rows=2)
@@ -171,3 +179,85 @@ def test_rows_that_are_not_those_of_the_batch_are_refused(aws: FakeAws, deploy: 
     document = batch().to_input() | {"row_count": 6}
     with pytest.raises(ResultError, match="the batch has 6 rows, and 5 were stored"):
         process.handler({"execution": "e", "batch": document, "chunk": 0, "again": False}, CONTEXT)
+
+
+# --- calls that wait for a limit ---
+
+LIMITED = """
+    CALLS = []
+
+    @remote_function(rate_limit="2/second")
+    def limited(n: int) -> int:
+        CALLS.append(n)
+        return n + 100
+"""
+
+
+def attempt(rows: int, *, again: bool, seconds_left: float = 20, until: float | None = None) -> process.Done:
+    """One attempt at the only chunk of a batch. `until`: when the batch's time ends, in epoch seconds."""
+    document = batch("limited", [[n] for n in range(rows)], chunk_rows=rows).to_input()
+    event = process.Event(execution="e", batch=document, chunk=0, again=again)
+    if until is not None:
+        event["until"] = int(until * 1000)
+    return process.handler(event, FakeContext(seconds_left))
+
+
+def test_an_attempt_without_time_for_the_limit_is_repeated_and_goes_on_where_it_was(
+    aws: FakeAws, deploy: Deploy
+) -> None:
+    deploy(limited=LIMITED)
+    calls = importlib.import_module("functions.limited").CALLS
+    until = aws.clock.now + 590
+    for again in (False, True, True):
+        before = len(calls)
+        with pytest.raises(RateLimited, match="limited allows 2 calls a second"):
+            attempt(100, again=again, until=until)
+        assert len(calls) > before + 20
+
+    assert attempt(100, again=True, until=until, seconds_left=280) == {"chunk": 0, "rows": 100}
+    assert sorted(calls) == list(range(100))
+    assert json.loads(stored(aws, "result"))["data"] == [[n, n + 100] for n in range(100)]
+
+
+@pytest.mark.parametrize(("seconds", "is_last"), [(60, False), (40, True), (10, True)])
+def test_where_the_batch_has_no_time_for_another_attempt_the_limit_and_the_remedy_are_named(
+    aws: FakeAws, deploy: Deploy, seconds: float, is_last: bool
+) -> None:
+    deploy(limited=LIMITED)
+
+    with pytest.raises(TaskError) as raised:
+        attempt(1000, again=False, until=aws.clock.now + seconds)
+
+    assert type(raised.value) is (RateLimitExceeded if is_last else RateLimited)
+    assert str(raised.value).startswith("limited allows 2 calls a second, for all queries together")
+    assert ("or raise its rate_limit where the called service allows more" in str(raised.value)) is is_last
+
+
+def test_an_attempt_ends_with_the_batchs_time_and_not_only_with_the_lambdas(
+    aws: FakeAws, deploy: Deploy
+) -> None:
+    deploy(limited=LIMITED)
+    began = aws.clock.now
+
+    with pytest.raises(RateLimitExceeded):
+        attempt(1000, again=False, seconds_left=280, until=began + 50)
+
+    assert 30 < aws.clock.now - began <= 50
+
+
+def test_executions_of_an_earlier_version_have_no_end_of_their_time(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(limited=LIMITED)
+
+    with pytest.raises(RateLimited):
+        attempt(1000, again=False, until=None)
+
+
+def test_after_a_final_error_a_redrive_calls_only_what_was_not_answered(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(count=COUNT.replace("return n + 100", "return 1 // (n - 3)"))
+    with pytest.raises(FunctionError, match="count, row 3: ZeroDivisionError"):
+        run(batch(chunk_rows=5))
+
+    # Where the function was corrected meanwhile, it answers the rows that it had not answered.
+    deploy(count=COUNT)
+    assert run(batch(chunk_rows=5), again=True) == {"chunk": 0, "rows": 5}
+    assert json.loads(stored(aws, "result"))["data"] == [[0, -1], [1, -1], [2, -1], [3, 103], [4, 104]]

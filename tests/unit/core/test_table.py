@@ -4,13 +4,24 @@ import time
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from core import table
 from core.settings import settings
-from core.table import KEEP_SECONDS, delete_if, get_item, put_if, query_items, update_if
+from core.table import (
+    KEEP_SECONDS,
+    add,
+    change_if,
+    delete_if,
+    get_item,
+    get_items,
+    put_if,
+    put_items,
+    query_items,
+    update_if,
+)
 from tests.unit.fake_aws import FakeAws
-from tests.unit.fake_aws.dynamodb import PAGE_ITEMS
+from tests.unit.fake_aws.dynamodb import PAGE_ITEMS, REUSE_TABLE
 
 KEY = {"pk": "run#r", "sk": "step#a"}
 IS_NEW = "attribute_not_exists(pk)"
@@ -151,6 +162,102 @@ def test_a_retried_write_returns_the_item_of_its_first_attempt(aws: FakeAws) -> 
 
     assert put_if(IS_NEW, {**KEY, "owner": "a", "expires_at": 7}) == {**KEY, "owner": "a", "expires_at": 7}
 
+
+# --- several items at once ---
+
+ITEMS = [{"pk": f"p{n % 3}", "sk": f"{n}", "text": "é" * n, "n": n} for n in range(20)]
+KEYS = [{"pk": str(item["pk"]), "sk": str(item["sk"])} for item in ITEMS]
+BATCHES = ["batch_get_item", "batch_write_item"]
+
+
+def by_key(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(items, key=lambda item: int(item["sk"]))
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left undone is asked for again without a pause."""
+    monkeypatch.setattr(table, "_BATCH_PAUSE_SECONDS", 0.0)
+
+
+def test_items_are_put_and_read_in_batches(aws: FakeAws) -> None:
+    assert put_items(REUSE_TABLE, ITEMS) == 0
+    assert by_key(get_items(REUSE_TABLE, [*KEYS, {"pk": "p0", "sk": "none"}])) == ITEMS
+    assert aws.faults.operations() == ["batch_write_item", "batch_get_item"]
+    assert not aws.dynamodb.items
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_is_left_unprocessed_is_asked_for_again_and_nothing_else(aws: FakeAws) -> None:
+    for operation in BATCHES:
+        for left in (15, 5, 1):
+            aws.faults.leave_unprocessed(operation, left)
+
+    assert put_items(REUSE_TABLE, ITEMS) == 0
+    assert by_key(get_items(REUSE_TABLE, KEYS)) == ITEMS
+
+    sizes: dict[str, list[int]] = {name: [] for name in BATCHES}
+    for call in aws.faults.calls:
+        requests = call.parameters["RequestItems"][REUSE_TABLE]
+        is_read = call.operation == "batch_get_item"
+        sizes[call.operation].append(len(requests["Keys"] if is_read else requests))
+    assert sizes == {operation: [20, 15, 5, 1] for operation in BATCHES}
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    "error",
+    ["ProvisionedThroughputExceededException", EndpointConnectionError(endpoint_url="https://x")],
+    ids=str,
+)
+def test_where_the_rest_is_refused_as_a_whole_it_is_left_out(aws: FakeAws, error: str | Exception) -> None:
+    for operation in BATCHES:
+        aws.faults.leave_unprocessed(operation, 2)
+        aws.faults.fail(operation, error)
+
+    assert put_items(REUSE_TABLE, ITEMS) == 2
+    assert len(get_items(REUSE_TABLE, KEYS)) == 18
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize(
+    ("code", "earlier"), [("ThrottlingException", False), ("AccessDeniedException", True)]
+)
+def test_an_error_of_a_batch_is_raised(aws: FakeAws, code: str, earlier: bool) -> None:
+    for operation in BATCHES:
+        if earlier:
+            aws.faults.leave_unprocessed(operation, 2)
+        aws.faults.fail(operation, code)
+
+    with pytest.raises(ClientError, match=code):
+        put_items(REUSE_TABLE, ITEMS)
+    with pytest.raises(ClientError, match=code):
+        get_items(REUSE_TABLE, KEYS)
+
+
+def test_numbers_are_added_to_an_item_that_need_not_be_there(aws: FakeAws) -> None:
+    for hits in (1, 2):
+        add(REUSE_TABLE, KEY, {"hits": hits, "bytes": 10}, 7 * hits, version=f"v{hits}")
+
+    expected = {**KEY, "hits": 3, "bytes": 20, "version": "v2", "expires_at": 14}
+    assert get_items(REUSE_TABLE, [KEY]) == [expected]
+
+
+def test_a_change_returns_the_item_as_it_is_then() -> None:
+    assert change_if("attribute_exists(pk)", KEY, "SET n = :n", {":n": 1}) == (False, {})
+    put_if(IS_NEW, {**KEY, "n": 1, "expires_at": 7})
+
+    assert change_if("n = :one", KEY, "SET n = n + :one", {":one": 1}) == (
+        True,
+        {**KEY, "n": 2, "expires_at": 7},
+    )
+    assert change_if("n = :one", KEY, "SET n = n + :one", {":one": 1}) == (
+        False,
+        {**KEY, "n": 2, "expires_at": 7},
+    )
+
+
+# --- errors ---
 
 WRITES = {
     "put_item": lambda: put_if(IS_NEW, KEY),

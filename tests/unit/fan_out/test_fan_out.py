@@ -9,14 +9,15 @@ import pytest
 
 from core.checkpoints import RunConflict
 from core.dead_letters import MAX_CAUSE_CHARS
-from core.errors import ResultError, TransientError
+from core.errors import RateLimited, ResultError, TransientError
 from core.inputs import InputError
 from core.services import ServiceError, UnknownService
 from fan_out import fail_task, join, split, tasks, work
 from fan_out.tasks import GROUP_TASKS, MAX_DEATHS, MAX_RESULT_BYTES, Task, TaskState
+from fan_out.work import POSTPONED_SECONDS
 from tests.unit.fake_aws import CONTEXT, ENVIRONMENT, FakeAws, FakeContext, ProcessDied
 from tests.unit.fake_aws.invocations import redelivered, sqs_event
-from tests.unit.fake_aws.sqs import TASK_DEAD_LETTERS, SentMessage
+from tests.unit.fake_aws.sqs import TASK_DEAD_LETTERS, TASK_QUEUE, SentMessage
 
 MAX_RECEIVES = int(ENVIRONMENT["TASK_MAX_RECEIVES"])
 WORKER_SECONDS = 120
@@ -206,6 +207,77 @@ def test_a_worker_whose_lease_expired_changes_nothing_and_sends_the_stored_outco
 
     assert workers.deliver(message()) == []
     assert (state().result, workers.callbacks) == ('"in time"', [("token-0", "{}")])
+
+
+@pytest.mark.parametrize("receive", [1, 3, MAX_RECEIVES])
+def test_a_task_that_waits_for_a_limit_is_sent_again_and_costs_no_delivery(
+    aws: FakeAws, workers: Workers, receive: int
+) -> None:
+    workers.service = raises(RateLimited("upper allows 1 call a second"))
+
+    assert workers.deliver(message(), receive=receive) == []
+
+    [again] = aws.sqs.sent[TASK_QUEUE]
+    assert again.body == message()
+    assert 1 <= again.delay <= POSTPONED_SECONDS
+    assert (workers.callbacks, workers.dead, aws.sqs.hidden) == ([], [], {})
+    assert (state().status, state().deaths) == ("waiting", 0)
+    workers.service = lambda document: document
+    assert workers.deliver(again.body) == []
+    assert (state().status, workers.callbacks) == ("done", [("token-0", "{}")])
+
+
+def test_where_a_limit_has_no_time_further_tasks_of_the_service_are_sent_again_at_once(
+    aws: FakeAws, workers: Workers
+) -> None:
+    workers.service = raises(RateLimited("upper allows 1 call a second"))
+
+    assert workers.deliver(message(0), message(1), message(2)) == []
+
+    assert workers.ran == [{"n": 0}]
+    assert [each.body for each in aws.sqs.sent[TASK_QUEUE]] == [message(0), message(1), message(2)]
+    # Another invocation has time again.
+    workers.service = lambda document: document
+    workers.deliver(message(1))
+    assert workers.callbacks == [("token-1", "{}")]
+
+
+def test_a_task_that_cannot_be_sent_again_is_delivered_again(aws: FakeAws, workers: Workers) -> None:
+    workers.service = raises(RateLimited("upper allows 1 call a second"))
+    aws.faults.fail("send_message", "RequestThrottled", times=100)
+
+    assert workers.deliver(message()) == [message()]
+    assert aws.sqs.hidden == {message(): 1}
+
+
+def test_wherever_a_worker_dies_while_it_sends_a_task_again_the_task_has_one_result(
+    aws: FakeAws, workers: Workers
+) -> None:
+    twice = 0
+    for death in aws.faults.each_death():
+        aws.dynamodb.items.clear()
+        aws.step_functions.callbacks.clear()
+        aws.sqs.sent[TASK_QUEUE].clear()
+        workers.service = raises(RateLimited("upper allows 1 call a second"))
+        with death:
+            workers.deliver(message())
+        if not death.happened:
+            break
+        workers.wait()
+        # The old message was not deleted, and the new one may have been sent.
+        messages = [message(), *(each.body for each in aws.sqs.sent[TASK_QUEUE])]
+        twice += len(messages) == 2
+        workers.service = lambda document: document
+        ran = len(workers.ran)
+
+        for each in messages:
+            assert workers.deliver(each, receive=2) == []
+
+        assert (state().status, state().result) == ("done", '{"n":0}')
+        assert len(workers.ran) - ran == 1
+        assert workers.callbacks == [("token-0", "{}")]
+        assert workers.dead == []
+    assert twice == 1
 
 
 @pytest.mark.parametrize("error", [TransientError("busy"), ConnectionError("reset"), KeyError("a bug")])

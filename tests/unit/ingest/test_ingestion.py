@@ -135,6 +135,66 @@ def test_too_many_chunks_are_refused(aws: FakeAws, monkeypatch: pytest.MonkeyPat
         ingest(landed(aws), lambda: 280.0)
 
 
+# --- limits, equal rows and kept results ---
+
+LIMITED = """
+    CALLS = []
+
+    @remote_function(chunk_rows=40, rate_limit="2/second")
+    def twice(n: int) -> int:
+        CALLS.append(n)
+        return 2 * n
+"""
+
+
+def work_for(aws: FakeAws, seconds_left: float, owner: str = "first") -> work.Progress:
+    """One call of the Lambda, whose lock is held."""
+    lock.handler({"input": {"key": KEY}, "owner": owner, "run_id": owner}, CONTEXT)
+    return work.handler({"object": landed(aws), "owner": owner, "run_id": owner}, FakeContext(seconds_left))
+
+
+@pytest.mark.parametrize("rows", [40, 100])
+def test_a_limit_that_takes_longer_than_an_invocation_is_not_the_end(
+    aws: FakeAws, deploy: Deploy, rows: int
+) -> None:
+    deploy(twice=LIMITED)
+    aws.s3.put(KEY, "".join(f"{n}\n" for n in ["n", *range(rows)]).encode(), content_type="text/csv")
+    calls = importlib.import_module("functions.twice").CALLS
+    made = []
+
+    while not (progress := work_for(aws, 10))["finished"]:
+        made.append(len(calls))
+
+    # Each invocation makes the calls that it has time for, and none is made twice.
+    assert len(made) > 1
+    assert made[0] > 10
+    assert sorted(calls) == list(range(rows))
+    assert progress["result"]
+    assert progress["result"]["rows"] == rows
+    [body] = outputs(aws)
+    assert [json.loads(line)["result"] for line in body.splitlines()] == [2 * n for n in range(rows)]
+
+
+def test_answers_are_looked_for_only_where_an_invocation_may_have_stopped(
+    aws: FakeAws, calls: list[int]
+) -> None:
+    ingest(landed(aws), lambda: 280.0)
+
+    assert calls == [1, 2, 3, 4, 5]
+    assert aws.faults.operations().count("list_objects_v2") == 1
+
+
+def test_equal_rows_and_kept_results_are_not_called(aws: FakeAws, deploy: Deploy) -> None:
+    deploy(twice=LIMITED.replace('rate_limit="2/second"', 'deduplicate=True, reuse="7 days"'))
+    calls = importlib.import_module("functions.twice").CALLS
+    for content in (b"n\n1\n2\n1\n", b"n\n2\n3\n3\n1\n"):
+        aws.s3.put(KEY, content, content_type="text/csv")
+        assert ingest(landed(aws), lambda: 280.0)
+
+    assert calls == [1, 2, 3]
+    assert sorted(body.count(b"\n") for body in outputs(aws)) == [3, 4]
+
+
 # --- the Lambdas, as the machine calls them ---
 
 
