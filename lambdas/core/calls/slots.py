@@ -9,7 +9,6 @@ that died are free after HOLD_SECONDS.
 import threading
 import time
 import uuid
-from typing import Any
 
 from core.errors import is_transient
 from core.table import Item, change_if, expires_at, put_if, update_if
@@ -37,7 +36,8 @@ class Slots:
             if written or self._holder in item.get("holders", {}):
                 # Where an answer was lost, the repeated call finds what the first one wrote.
                 self.held = item["holders"][self._holder]["slots"]
-                threading.Thread(target=self._renew, daemon=True, name="slots").start()
+                self._released.clear()
+                threading.Thread(target=self._hold, daemon=True, name="slots").start()
                 break
             if not item:
                 put_if("attribute_not_exists(pk)", {**self._key, "used": 0, "holders": {}})
@@ -86,12 +86,15 @@ class Slots:
             )
         return bool(dead)
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Says that the worker lives; it has HOLD_SECONDS from now on."""
+        here = f"holders.#{self._holder}"
+        update_if(f"attribute_exists({here})", self._key, f"SET {here}.#until = :until", {":until": _until()})
+
+    def _hold(self) -> None:
         while not self._released.wait(RENEW_SECONDS):
-            values: dict[str, Any] = {":until": _until()}
-            here = f"holders.#{self._holder}"
             try:
-                update_if(f"attribute_exists({here})", self._key, f"SET {here}.#until = :until", values)
+                self.renew()
             except Exception:  # noqa: BLE001, S112 - the next one may succeed; the hold lasts for several
                 continue
 
