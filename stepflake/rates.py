@@ -92,7 +92,7 @@ def reset(stack: Stack, name: str) -> bool:
             return False
         now = now_us()
         # What is queued takes less time by as much.
-        queued = max(0, bucket.clear_us - now) * bucket.declared_us // bucket.interval_us
+        queued = max(0, bucket.clear_us - now) * bucket.declared_us // bucket.admission_us
         values = {
             ":found": bucket.interval_us,
             ":declared": bucket.declared_us,

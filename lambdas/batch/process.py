@@ -66,7 +66,7 @@ def handler(event: Event, context: LambdaContext) -> Done:
         from core.calls.rates import REMEDY
 
         is_last = until is not None and time.time() > until - NEXT_ATTEMPT_SECONDS
-        # The remedy is in every such error: the attempt may be the last without knowing it.
+        # The remedy is in both errors: the machine may have no more attempts left before the time is over.
         raise (RateLimitExceeded if is_last else RateLimited)(
             f"{error}, and rows of this batch were still waiting when the time ended; {REMEDY}"
         ) from error

@@ -6,6 +6,6 @@ from stepflake_lambda import remote_function
 
 @remote_function()
 def noted(key: str) -> list[Any]:
-    """What the calls under `key` noted: {"called": text, "at": epoch seconds}, and "answered" at their end."""
+    """What calls noted under `key`: {"called": text, "at": epoch seconds}, and "answered" at their end."""
     notes: list[Any] = importlib.import_module("functions._notes").read(key)
     return notes

@@ -280,7 +280,6 @@ def test_tasks_that_wait_for_a_limit_for_longer_than_a_worker_has_are_no_failure
     assert '"message":"postponed"' in logged
     assert '"message":"retry"' not in logged
     assert not fan_out.dead_letters(key)
-    print(logged.count('"message":"postponed"'))
 
 
 @pytest.mark.faults

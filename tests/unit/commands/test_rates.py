@@ -164,7 +164,7 @@ def test_reset_sets_the_rate_back_and_shortens_the_queue(aws: FakeAws, write: Wr
     write(paced=PACED)
     bucket = throttled()
     bucket.admit(64, "batch")
-    assert listed()[0]["queued_seconds"] == pytest.approx(10, rel=0.01)
+    assert listed()[0]["queued_seconds"] == pytest.approx(12.5, rel=0.01)
     assert "api is back at its declared rate" in call("--reset", "api").stderr
     (limit,) = listed()
     assert limit["found_rate"] == 10.0
