@@ -7,6 +7,7 @@ of its types, to reach its calls, has a row in `ROWS`; a service in `DOCUMENTS`.
 import ast
 import copy
 import fnmatch
+import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import cache
@@ -23,6 +24,7 @@ from stepflake.lint.template.document import FUNCTION, Template, alternatives, s
 from stepflake.lint.template.permissions import statements
 from tests.unit.fake_aws import FakeAws
 from tests.unit.fake_aws.client import operations_of
+from tests.unit.fake_aws.dynamodb import REUSE_TABLE, TABLE
 from tests.unit.fake_aws.faults import Call
 
 TEMPLATE = Template.read(Path(__file__).parents[2] / "template.yaml")
@@ -60,23 +62,43 @@ Permission = tuple[str, str]
 def account(request: pytest.FixtureRequest, aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> FakeAws:
     """AWS as it is deployed to: Amazon Comprehend scores texts, and executions may or may not be redriven."""
     monkeypatch.setenv("SENTIMENT_ENGINE", "comprehend")
+    monkeypatch.setenv("COMPREHEND_RATE_LIMIT", "10/second")
+    monkeypatch.setenv("SENTIMENT_REUSE", "7 days")
     aws.comprehend.positive[TEXT] = 1.0
     aws.step_functions.redrives = request.param
     return aws
 
 
 def needed(calls: list[Call]) -> set[Permission]:
-    """The action of each call, and the ARN that it is about; `*` where the call names none."""
+    """The action of each call, and what it is about: an ARN, or an item's table and partition key.
+
+    `*` where the call names neither.
+    """
     names = {"stepfunctions": "states"}
     # S3 has other actions than operations.
     actions = {"s3:HeadObject": "s3:GetObject", "s3:ListObjectsV2": "s3:ListBucket"}
-    found = set()
+    found: set[Permission] = set()
     for call in calls:
         operation = operations_of(call.service)[call.operation].name
         action = f"{names.get(call.service, call.service)}:{operation}"
         arn = call.parameters.get("executionArn") or call.parameters.get("stateMachineArn") or "*"
-        found.add((actions.get(action, action), arn))
+        items = items_of(call) if call.service == "dynamodb" else [arn]
+        found.update((actions.get(action, action), item) for item in items)
     return found
+
+
+def items_of(call: Call) -> Iterator[str]:
+    """The items of a call of DynamoDB's, as `ReuseTable/function#sentiment`."""
+    tables = {TABLE: "Table", REUSE_TABLE: "ReuseTable"}
+    several = call.parameters.get("RequestItems", {})
+    for table, requests in several.items():
+        for each in requests["Keys"] if call.operation == "batch_get_item" else requests:
+            key = each["PutRequest"]["Item"] if "PutRequest" in each else each
+            yield f"{tables[table]}/{key['pk']['S']}"
+    if not several:
+        key = call.parameters.get("Key") or call.parameters.get("Item")
+        pk = key["pk"] if key else call.parameters["ExpressionAttributeValues"][":pk"]
+        yield f"{tables[call.parameters['TableName']]}/{pk['S']}"
 
 
 def lacking(template: Template, lambda_name: str, wanted: set[Permission]) -> set[Permission]:
@@ -90,13 +112,22 @@ def lacking(template: Template, lambda_name: str, wanted: set[Permission]) -> se
         for owner, statement in statements(template)
         if owner in owners and statement["Effect"] == "Allow"
         for action in alternatives(statement["Action"])
-        for pattern in map(arn_pattern, alternatives(statement["Resource"]))
+        for pattern in patterns(action, statement)
     }
     return {
         (action, arn)
         for action, arn in wanted
         if not any(action == may and (arn == "*" or fnmatch.fnmatch(arn, on)) for may, on in allowed)
     }
+
+
+def patterns(action: str, statement: Any) -> list[str]:
+    """What a statement allows the action on, as `needed` names it."""
+    if not action.startswith("dynamodb:"):
+        return [arn_pattern(resource) for resource in alternatives(statement["Resource"])]
+    conditions = statement.get("Condition", {}).get("ForAllValues:StringLike", {})
+    keys = alternatives(conditions.get("dynamodb:LeadingKeys", ["*"]))
+    return [f"{target(table)}/{key}" for table in alternatives(statement["Resource"]) for key in keys]
 
 
 def arn_pattern(resource: Any) -> str:
@@ -181,9 +212,24 @@ def test_the_calls_of_the_projects_functions_and_services_are_seen(account: Fake
     seen = needed(function_calls(account, "run_resume"))
     assert {action for action, _ in seen} >= {"states:DescribeExecution", resumed}
     assert {arn.split(":")[6] for _, arn in seen} == {"stack-etl"}
-    account.clear()
-    account.comprehend.positive[TEXT] = 1.0
-    assert needed(service_calls(account, "sentiment")) == {("comprehend:BatchDetectSentiment", "*")}
+
+
+@pytest.mark.parametrize(("kind", "calls"), [("function", function_calls), ("service", service_calls)])
+def test_what_limits_and_kept_results_need_is_seen(
+    account: FakeAws, kind: str, calls: Callable[[FakeAws, str], list[Call]]
+) -> None:
+    partition = rf"ReuseTable/{kind}#sentiment"
+    assert {
+        (action, re.sub("#[0-9a-f]$", "#0", on)) for action, on in needed(calls(account, "sentiment"))
+    } == {
+        ("comprehend:BatchDetectSentiment", "*"),
+        ("dynamodb:PutItem", "Table/rate#comprehend"),
+        ("dynamodb:UpdateItem", "Table/rate#comprehend"),
+        ("dynamodb:BatchGetItem", f"{partition}#0"),
+        ("dynamodb:BatchWriteItem", f"{partition}#0"),
+        ("dynamodb:Query", partition),
+        ("dynamodb:UpdateItem", partition),
+    }
 
 
 @pytest.mark.parametrize("role", ["WorkFunctionRole", "ServiceFunctionRole"])
@@ -194,12 +240,28 @@ def test_a_role_without_the_policy_of_services_is_found(account: FakeAws, role: 
         problems(Template(TEMPLATE.path, document), RUN_SERVICES, service_calls(account, "sentiment"))
     )
     lambda_name = role.removesuffix("Role")
-    assert found == [f"{lambda_name} may not comprehend:BatchDetectSentiment on *"]
+    assert f"{lambda_name} may not comprehend:BatchDetectSentiment on *" in found
+    assert f"{lambda_name} may not dynamodb:UpdateItem on Table/rate#comprehend" in found
+    assert f"{lambda_name} may not dynamodb:Query on ReuseTable/service#sentiment" in found
 
 
 def test_a_right_on_other_executions_is_not_enough(account: FakeAws) -> None:
     wanted = {("states:DescribeExecution", "arn:aws:states:us-east-1:123456789012:execution:other-etl:x")}
     assert lacking(TEMPLATE, "ProcessFunction", wanted) == wanted
+
+
+@pytest.mark.parametrize(
+    ("lambda_name", "item"),
+    [
+        ("ProcessFunction", "ReuseTable/service#sentiment"),
+        ("ProcessFunction", "Table/task#r#0"),
+        ("WorkFunction", "ReuseTable/function#sentiment"),
+        ("ServiceFunction", "ReuseTable/function#sentiment"),
+    ],
+)
+def test_a_right_on_other_items_is_not_enough(lambda_name: str, item: str) -> None:
+    wanted = {("dynamodb:UpdateItem", item), ("dynamodb:BatchGetItem", item)}
+    assert lacking(TEMPLATE, lambda_name, wanted) == wanted
 
 
 def test_the_batch_may_not_stop_the_runs_that_it_waits_for() -> None:
