@@ -13,6 +13,7 @@ import pytest
 
 from stepflake.runs import runs_of
 from stepflake.stack import Stack
+from tests.caller import Caller
 from tests.runs import Run, end_of, wait_for
 
 Json = Any
@@ -185,6 +186,21 @@ def test_a_key_may_hold_any_character(bucket: Bucket, folder: str, name: str) ->
     assert (run.status, run.output["outcome"]) == ("SUCCEEDED", "processed")
     assert run.output["key"] == f"ingest/sentiment/{folder}/{name}"
     assert [line["row"] for line in bucket.rows(run)] == [{"text": "fine"}]
+
+
+def test_rows_that_wait_for_a_limit_longer_than_a_worker_has_are_each_called_once(
+    bucket: Bucket, caller: Caller, folder: str
+) -> None:
+    # 40 calls a second are allowed, and a worker has 6 seconds.
+    lines = "".join(f"{folder},text {number}\n" for number in range(300))
+
+    run = bucket.ingest(f"ingest/limited/{folder}/a.csv", f"key,text\n{lines}")
+
+    assert (run.status, run.output["rows"]) == ("SUCCEEDED", 300)
+    assert [line["result"] for line in bucket.rows(run)] == [f"TEXT {number}" for number in range(300)]
+    (notes,) = caller.call("noted", [[folder]]).values
+    called = [note["called"] for note in notes if "called" in note]
+    assert sorted(called) == sorted(f"text {number}" for number in range(300))
 
 
 @pytest.mark.faults

@@ -247,8 +247,8 @@ def test_what_fits_is_decided_by_the_rate_that_was_found(caller: Caller, stack: 
     stack.client("dynamodb").update_item(
         TableName=stack.outputs["Table"],
         Key=limit_key("scarce"),
-        UpdateExpression="SET interval_us = :found, cut_us = :found",
-        ExpressionAttributeValues={":found": {"N": "4000000"}},
+        UpdateExpression="SET interval_us = :found, cut_us = :found, clear_us = :nothing",
+        ExpressionAttributeValues={":found": {"N": "4000000"}, ":nothing": {"N": "0"}},
     )
 
     # The rate may be out of date: as nothing waits, the batch may show what it is now.
@@ -357,9 +357,10 @@ class Comprehend:
 def configure(local: LocalStack, stack: Stack, faults: Faults) -> Iterator[Callable[..., Comprehend]]:
     """Sets Comprehend's quota and its faults, until the test ends."""
 
-    def set_(quota: float = COMPREHEND_PER_SECOND, burst: float | None = None, **shares: float) -> Comprehend:
+    def set_(
+        quota: float = COMPREHEND_PER_SECOND, burst: float | None = None, given: Faults = faults
+    ) -> Comprehend:
         limits = {Comprehend.limit: Value(burst or quota, quota)}
-        given = Faults(services=("comprehend",), **shares) if shares else faults
         local.engine.configure(Settings(limits=limits, faults=given))
         return Comprehend(local)
 
@@ -417,7 +418,7 @@ def test_functions_services_and_tasks_share_a_limit(
 def test_no_batch_fails_where_a_third_of_comprehends_calls_fail(
     caller: Caller, configure: Callable[..., Comprehend], pool: ThreadPoolExecutor
 ) -> None:
-    comprehend = configure(fail=0.3)
+    comprehend = configure(given=Faults(fail=0.3, services=("comprehend",)))
     batches = [reviews(250) for _ in range(4)]
 
     answers = list(pool.map(lambda batch: caller.call("sentiment", [[text] for text in batch]), batches))
