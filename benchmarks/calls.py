@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from core import vader
@@ -28,7 +27,7 @@ from stepflake.local.engine import Engine, Settings
 from stepflake.local.faults import Faults
 from stepflake.local.limits import Value
 from stepflake.local.stack import LocalStack
-from stepflake.progress import console, step
+from stepflake.progress import console, output, step
 from stepflake.snowflake.client import (
     BATCH_ROWS,
     THROTTLED,
@@ -47,8 +46,8 @@ FUNCTIONS = Path(__file__).parent / "functions"
 QUOTA, SMALL_QUOTA = 10, 2
 QUOTA_NAME = "comprehend.BatchDetectSentiment"
 TEXTS_IN_CALL = 25
-# The limit that `sentiment` names.
-LIMIT = "comprehend"
+# The key of the limit that `sentiment` names (core.calls.rates).
+BUCKET = {"pk": {"S": "rate#comprehend"}, "sk": {"S": "bucket"}}
 
 IN_FLIGHT = 8
 # Texts of a query that are all different; the share of calls that fail.
@@ -73,8 +72,6 @@ OPINIONS = (
     "I am happy with it", "it broke on the first day", "it came on a Monday", "good, but much too loud",
     "I hate it", "not bad at all", "the best of all that I had",
 )  # fmt: skip
-
-output = Console(soft_wrap=True)
 
 
 class Counts(NamedTuple):
@@ -266,13 +263,13 @@ class Bench:
     def rate_found(self) -> float:
         """Calls a second that the limit allows now."""
         answer = self.stack.client("dynamodb").get_item(
-            TableName=self.stack.outputs["Table"], Key=_BUCKET, ConsistentRead=True
+            TableName=self.stack.outputs["Table"], Key=BUCKET, ConsistentRead=True
         )
         return 1e6 / int(answer["Item"]["interval_us"]["N"]) if "Item" in answer else float(QUOTA)
 
     def forget_rate(self) -> None:
         """The limit is as it was when the stack came up."""
-        self.stack.client("dynamodb").delete_item(TableName=self.stack.outputs["Table"], Key=_BUCKET)
+        self.stack.client("dynamodb").delete_item(TableName=self.stack.outputs["Table"], Key=BUCKET)
 
     def wait_until_idle(self) -> None:
         """Returns when no batch runs: those of a query that failed go on."""
@@ -281,9 +278,6 @@ class Bench:
         with step("Waiting until nothing runs"):
             while client.list_executions(stateMachineArn=machine, statusFilter="RUNNING")["executions"]:
                 time.sleep(1)
-
-
-_BUCKET = {"pk": {"S": f"rate#{LIMIT}"}, "sk": {"S": "bucket"}}
 
 
 def is_score(value: Any, text: str) -> bool:
@@ -408,9 +402,9 @@ def main(only: tuple[str, ...], scale: int, retries: int) -> None:
     project = copy_project(project_root())
     stacks.down(project, STACK)
     try:
-        bench = Bench(
-            stacks.up(project, STACK, step=step, settings=Settings(has_limits=True)), scale, retries
-        )
+        local = stacks.up(project, STACK, step=step, settings=Settings(has_limits=True))
+        bench = Bench(local, scale, retries)
+        bench.warm_up()
         for name, measure in STEPS.items():
             if name in only or not only:
                 measure(bench)
