@@ -56,6 +56,7 @@ def remote_function(
                     that is called. Left out, it is the function's name.
     reuse:          how long a result is kept for all later calls with equal arguments: "7 days", "12 hours",
                     "30 minutes". For functions whose result depends on the arguments and the code only.
+                    Equal rows of a chunk are called once, too.
     version:        a change of it, of the function's code or of what that imports of lambdas/ starts afresh.
     """
 
