@@ -264,7 +264,8 @@ def test_what_fits_is_decided_by_the_rate_that_was_found(caller: Caller, stack: 
     )
     assert said, other.document
     assert 0.25 <= float(said[1]) < 0.5
-    assert 140 / 0.5 < int(said[2]) <= 140 / 0.25
+    # At a rate that was found, a fifth fewer calls are admitted.
+    assert 140 / 0.5 < int(said[2]) <= 140 / (0.8 * 0.25)
 
 
 @pytest.mark.usefixtures("scarce")
