@@ -11,8 +11,8 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 _UNKNOWN_SECONDS = 60.0
 
 # What is kept of the time to store what was done, and the most of an invocation that is kept for it.
-STORE_SECONDS = 5.0
-_STORE_SHARE = 0.2
+STORE_SECONDS = 10.0
+_STORE_SHARE = 0.3
 
 _ends_at: float | None = None
 _store_seconds = STORE_SECONDS
