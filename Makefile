@@ -59,7 +59,7 @@ bench: .venv/.ready ## compare the stack with the pattern that people copy today
 load: .venv/.ready ## an XL warehouse's batches against AWS's quotas, load and quotas scaled down alike
 	@$(BIN)/python -m benchmarks.load
 
-calls: .venv/.ready ## queries that call Comprehend within its quota, results that are reused; half an hour
+calls: .venv/.ready ## queries that call Comprehend within its quota, results that are reused; about an hour
 	@$(BIN)/python -m benchmarks.calls
 
 lock: .venv/.ready ## pin the newest versions that pyproject.toml and lambdas/requirements.in allow

@@ -389,7 +389,7 @@ STEPS: dict[str, Callable[[Bench], None]] = {
     help="How often the client repeats a request that is answered 429 or 5xx.",
 )
 def main(only: tuple[str, ...], scale: int, retries: int) -> None:
-    """Calls within a quota that all queries share, and results that are reused; half an hour.
+    """Calls within a quota that all queries share, and results that are reused; about an hour.
 
     \b
     distinct     different texts, at Comprehend's quota

@@ -49,6 +49,9 @@ LOWEST = 0.01
 # fall.
 # https://docs.snowflake.com/en/sql-reference/external-functions-implementation
 ADMITTED_SECONDS = 540
+# Batches that run at the same time share the rate, and those that come later delay the earlier ones: a batch
+# is admitted only if all that wait take less.
+QUEUED_SECONDS = 400
 BATCH_SECONDS = 600
 
 # How often a write is repeated that another worker's write made fail.
@@ -268,9 +271,9 @@ class TokenBucket:
 
     def admit(self, calls: int, batch: str) -> None:
         """Counts the calls of a batch, once. Raises Overloaded, TooManyCalls."""
-        latest = ADMITTED_SECONDS * SECOND_US
-        if calls * self.limit.interval_us > latest:
-            most = latest // self.limit.interval_us
+        longest = ADMITTED_SECONDS * SECOND_US
+        if calls * self.limit.interval_us > longest:
+            most = longest // self.limit.interval_us
             raise TooManyCalls(
                 f"{calls:,} calls are needed, and {self.limit.name} allows {most:,} in {ADMITTED_SECONDS} s, "
                 f"at {self.limit.per_second:.3g} a second; {REMEDY}"
@@ -279,7 +282,7 @@ class TokenBucket:
         counted = {**marker, "calls": calls, "expires_at": int(time.time()) + _MARKER_SECONDS}
         if put_if("attribute_not_exists(pk)", counted) is not None:
             return
-        if not self._queue(calls, latest):
+        if not self._queue(calls):
             delete_if("attribute_exists(pk)", marker, {})
             waiting = max(0, self.state.clear_us - now_us()) // SECOND_US
             raise Overloaded(
@@ -288,7 +291,7 @@ class TokenBucket:
                 f"{BATCH_SECONDS} s. Snowflake tries again; if the query fails, {REMEDY}"
             )
 
-    def _queue(self, calls: int, latest: int) -> bool:
+    def _queue(self, calls: int) -> bool:
         """Puts calls behind those that were admitted before; False where they would be made too late.
 
         Where there are none before, any are admitted that the declared rate allows: only calls raise the rate
@@ -297,7 +300,7 @@ class TokenBucket:
         self._read()
         for _ in range(_ATTEMPTS):
             now, work = now_us(), calls * self.state.admission_us
-            last = now + latest - work
+            last = now + QUEUED_SECONDS * SECOND_US - work
             if self.state.clear_us <= now:
                 queued = self._write(
                     "clear_us <= :now", "clear_us = :clear", {":now": now, ":clear": now + work}, 0

@@ -197,7 +197,9 @@ class _Chunk:
                 if self._is_plain and not unit:
                     errors = self._call_stretch()
                 else:
-                    if self._permits:
+                    # Rows first: at the end of the chunk, no thread waits for a token that no row needs.
+                    unit = unit or self._take(self._size)
+                    if self._permits and unit:
                         self._permits.wait(1 + len(self._pending) // self._size, self._threads)
                     unit = self._fill(unit)
                     if not unit:

@@ -44,14 +44,14 @@ def queued_seconds() -> float:
 
 def test_what_is_queued_beyond_a_batch_s_time_is_429_until_it_fits(aws: FakeAws, deploy: Deploy) -> None:
     deploy(paced=PACED)
-    assert post("paced", list(range(4000)), "first")[0] == 202
-    status, body = post("paced", list(range(4000)), "second")
+    assert post("paced", list(range(2500)), "first")[0] == 202
+    status, body = post("paced", list(range(2500)), "second")
     assert (status, body["error"]) == (429, "Throttled")
     assert body["message"].startswith("api allows 10 calls a second, for all queries together")
     assert "MAX_BATCH_ROWS" in body["message"]
     assert len(aws.step_functions.executions) == 1
-    aws.clock.sleep(300)
-    assert post("paced", list(range(4000)), "second")[0] == 202
+    aws.clock.sleep(150)
+    assert post("paced", list(range(2500)), "second")[0] == 202
 
 
 def test_a_repeated_post_is_queued_once(aws: FakeAws, deploy: Deploy) -> None:
