@@ -19,7 +19,6 @@ from batch.errors import (
 from batch.store import Batch, FunctionBatch, WorkflowBatch
 from batch.waits import Waits
 from core import deadline
-from core.calls.rates import Limit, Overloaded, TokenBucket, TooManyCalls
 from core.catalog import Signature, Workflow
 from core.errors import TransientError
 from core.exact_json import Json, dump_json
@@ -93,11 +92,16 @@ def admit(signature: Signature, rows: wire.Rows, execution: str) -> None:
     Raises Throttled where they would not be made in the batch's time, RequestTooLarge where they never could
     be.
     """
+    if not signature.may_be_limited:
+        return
+    # Imported here, since most functions have no limit.
+    from core.calls.rates import Limit, Overloaded, TokenBucket, TooManyCalls
+
     limit = Limit.of(signature, signature.name)
     if limit is None:
         return
     count = len(rows.arguments)
-    if signature.deduplicate:
+    if signature.deduplicate or signature.may_be_reused:
         count = len({dump_json(row) for row in rows.arguments})
     try:
         TokenBucket(limit).admit(signature.calls_for(count), execution)

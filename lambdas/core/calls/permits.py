@@ -33,16 +33,13 @@ def _best_effort() -> Iterator[None]:
 
 
 class Permits:
-    """The permission for the calls of one invocation; for its threads.
+    """The permission for the calls of one invocation; for its threads."""
 
-    `limit`: None where there is none; then nothing waits.
-    """
-
-    def __init__(self, limit: Limit | None) -> None:
+    def __init__(self, limit: Limit) -> None:
         self.limit = limit
         self.calls = self.throttles = 0
         self.waited = 0.0
-        self._bucket = TokenBucket(limit) if limit else None
+        self._bucket = TokenBucket(limit)
         # Tokens: when they fall due, and when they were leased, in microseconds.
         self._tokens: deque[tuple[int, int]] = deque()
         # One thread takes leases at a time, and waits for them; meanwhile the others tell what their calls
@@ -59,12 +56,12 @@ class Permits:
     @property
     def has_rate(self) -> bool:
         """Whether each call needs a token."""
-        return self.limit is not None and self.limit.per_second is not None
+        return self.limit.per_second is not None
 
     @property
-    def state(self) -> Bucket | None:
+    def state(self) -> Bucket:
         """The bucket as this invocation knows it."""
-        return self._bucket.state if self._bucket else None
+        return self._bucket.state
 
     def wait(self, wanted: int, threads: int) -> None:
         """Waits for the next call's token. Raises RateLimited where the invocation's time ends before.
@@ -91,7 +88,7 @@ class Permits:
 
     def slots(self) -> "Slots | None":
         """What calls that run at the same time are counted by; None where their number is not limited."""
-        if self.limit is None or self.limit.max_concurrency is None:
+        if self.limit.max_concurrency is None:
             return None
         # Imported here, since few functions have it.
         from core.calls.slots import Slots
@@ -101,8 +98,12 @@ class Permits:
     def wait_for(self, take: Callable[[], int]) -> int:
         """What `take` takes, when it is more than 0. Raises RateLimited as `wait` does."""
         began = time.monotonic()
-        while not (taken := take()):
-            self._pause(random.uniform(0.5, 1.5))  # noqa: S311
+        taken = 0
+        while not taken:
+            with _best_effort():
+                taken = take()
+            if not taken:
+                self._pause(random.uniform(0.5, 1.5))  # noqa: S311
         with self._lock:
             self._count_wait(began)
         return taken
@@ -123,35 +124,30 @@ class Permits:
         """The called service refused the call that this thread waited for last: the rate is lowered."""
         with self._lock:
             self.throttles += 1
-            if self._bucket:
-                with _best_effort():
-                    self._bucket.cut(getattr(self._call, "leased_us", 0))
+            with _best_effort():
+                self._bucket.cut(getattr(self._call, "leased_us", 0))
 
     def spare(self, calls: int) -> None:
         """Takes calls that are not needed out of the queue of those that were admitted."""
-        if self._bucket and calls > 0:
-            with _best_effort():
+        if calls > 0:
+            with _best_effort(), self._lock:
                 self._bucket.give_back(calls)
 
     def settle(self) -> None:
         """Tells the table what it has not been told yet."""
-        if self._bucket:
-            with _best_effort():
-                self._bucket.settle(self._call_seconds / self.calls if self.calls else None)
+        with _best_effort(), self._lock:
+            self._bucket.settle(self._call_seconds / self.calls if self.calls else None)
 
     def _count_wait(self, began: float) -> None:
         seconds = time.monotonic() - began
         self.waited += seconds
-        if self._bucket:
-            self._bucket.waited(seconds)
+        self._bucket.waited(seconds)
 
     def _lease(self, wanted: int, threads: int) -> list[tuple[int, int]]:
         """As many tokens as are used soon: calls may take long, and late ones would come in one burst.
 
         None of those that fall due when there is no more time: another worker can use them.
         """
-        bucket = self._bucket
-        assert bucket is not None
         within_us = int(self._seconds_to_wait() * SECOND_US)
         if within_us <= 0:
             raise RateLimited(self.reason())
@@ -160,7 +156,7 @@ class Permits:
         count = min(wanted, max(threads, int(LEASE_US / SECOND_US * pace)))
         due: list[int] = []
         with _best_effort(), self._lock:
-            due = bucket.lease(count, within_us)
+            due = self._bucket.lease(count, within_us)
         self._leased_at, self._leased = time.monotonic(), len(due)
         leased_us = now_us()
         return [(each, leased_us) for each in due]
@@ -177,4 +173,4 @@ class Permits:
 
     def reason(self) -> str:
         """Why calls wait, for messages."""
-        return f"{self.limit.name} allows {self.state}, for all queries together" if self.limit else ""
+        return f"{self.limit.name} allows {self.state}, for all queries together"

@@ -41,13 +41,11 @@ def report(name: str, permits: "Permits | None", reuse: "Reuse | None", *, equal
 
 
 def _count_calls(permits: "Permits") -> None:
-    limit, state = permits.limit, permits.state
-    if limit and state:
-        metrics = EphemeralMetrics(namespace=NAMESPACE)
-        metrics.add_dimension("limit", limit.name)
-        metrics.add_metric("Calls", MetricUnit.Count, permits.calls)
-        metrics.add_metric("Throttles", MetricUnit.Count, permits.throttles)
-        metrics.add_metric("Waited", MetricUnit.Seconds, permits.waited)
-        if permits.has_rate:
-            metrics.add_metric("Rate", MetricUnit.CountPerSecond, state.per_second)
-        metrics.flush_metrics()
+    metrics = EphemeralMetrics(namespace=NAMESPACE)
+    metrics.add_dimension("limit", permits.limit.name)
+    metrics.add_metric("Calls", MetricUnit.Count, permits.calls)
+    metrics.add_metric("Throttles", MetricUnit.Count, permits.throttles)
+    metrics.add_metric("Waited", MetricUnit.Seconds, permits.waited)
+    if permits.has_rate:
+        metrics.add_metric("Rate", MetricUnit.CountPerSecond, permits.state.per_second)
+    metrics.flush_metrics()

@@ -178,6 +178,16 @@ def test_waiting_for_slots_ends_with_the_time(aws: FakeAws) -> None:
         permits.wait_for(lambda: 0)
 
 
+def test_where_the_slots_do_not_answer_calls_wait(aws: FakeAws) -> None:
+    begin(280)
+    permits = Permits(Limit("slow", None, 2))
+    slots = permits.slots()
+    assert slots
+    aws.faults.fail("update_item", "ThrottlingException", times=3)
+    assert permits.wait_for(lambda: slots.acquire(2)) == 2
+    slots.release()
+
+
 def test_tokens_fall_due_in_the_near_future_only(aws: FakeAws) -> None:
     begin(280)
     permits = Permits(TEN)
