@@ -224,9 +224,9 @@ def reset(stack: Stack, limit: str) -> None:
 def test_a_batch_that_would_wait_too_long_is_refused_until_there_is_room(caller: Caller, key: str) -> None:
     one, other = new_batch_id(), new_batch_id()
 
-    accepted = caller.post("scarce", rows(key, texts(400)), one)
-    refused = caller.post("scarce", rows(key, texts(400)), other)
-    repeated = caller.post("scarce", rows(key, texts(400)), one)
+    accepted = caller.post("scarce", rows(key, texts(300)), one)
+    refused = caller.post("scarce", rows(key, texts(300)), other)
+    repeated = caller.post("scarce", rows(key, texts(300)), one)
     small = caller.post("scarce", rows(key, texts(60)), new_batch_id())
 
     assert accepted.status == 202
