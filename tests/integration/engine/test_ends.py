@@ -221,6 +221,10 @@ def test_what_stops_a_task_stops_its_child(machines: Machines, work: Activity, h
     fields = {"TimeoutSeconds": 3} if how == "timeout" else {}
     arn = machines.start(machines.create(states, **fields))
     wait_for(lambda: children(machines, grandchild), "the innermost execution")
+    # A Task that does not know yet which execution it started cannot stop it.
+    for parent in {arn, *(each["executionArn"] for each in children(machines, child))}:
+        if how != "sibling" or parent == arn:
+            machines.waits_in(parent, "TaskSubmitted")
 
     if how == "stop":
         machines.client.stop_execution(executionArn=arn)
