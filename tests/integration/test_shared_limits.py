@@ -445,6 +445,7 @@ def test_a_quota_that_is_lower_than_declared_is_found(
     found = 1_000_000 / int(bucket["interval_us"]["N"])
     refused = comprehend.count("refused")
     assert refused > 0
-    assert 1 < found < COMPREHEND_PER_SECOND / 2
+    # How near it comes to the quota in these few calls depends on when they were refused.
+    assert 1 < found < COMPREHEND_PER_SECOND
     # They are told the table with a later write, so some may not be there yet.
     assert int(bucket["throttles"]["N"]) > 0
